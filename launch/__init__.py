@@ -1,0 +1,1 @@
+"""How processes come to be: command line, local launch, workers."""

@@ -1,0 +1,1 @@
+"""The mathematics: a Transformer for translation that knows torch and nothing else."""

@@ -1,0 +1,43 @@
+"""The one shape in which sentences enter the model: packed, without padding between them.
+
+Shape suffixes: S source tokens of the batch, T target tokens of the batch, N sentences.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Whole sentence pairs, concatenated; sentence n of the source is `source_S[source_cu[n]:source_cu[n + 1]]`.
+
+    Every source sentence and `target_out` end with eos; `target_in` starts with bos. Positions count from 0 in each
+    sentence. Where a static shape is asked for (CUDA), the tail is filled: filler tokens have `target_out == pad_id`,
+    which the loss ignores, and lie in sentences of their own. `num_target_tokens` never counts filler.
+
+    Ids and positions are int64, `*_cu` int32. `max_*_length` bound the sentence lengths; on CUDA they are the same
+    for every batch of a run, so that nothing recompiles.
+    """
+
+    source_S: Tensor
+    source_positions_S: Tensor
+    source_cu: Tensor
+    target_in_T: Tensor
+    target_out_T: Tensor
+    target_positions_T: Tensor
+    target_cu: Tensor
+    max_source_length: int
+    max_target_length: int
+    num_target_tokens: int
+
+    @property
+    def num_sentences(self) -> int:
+        return self.source_cu.numel() - 1
+
+    def to(self, device: torch.device | str) -> "PackedBatch":
+        """The same batch on `device`, copied without blocking where the memory is pinned."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in values.items()}
+        return PackedBatch(**moved)

@@ -1,0 +1,1 @@
+"""One training run: configuration, data, engine, loop, checkpoints, tracking, evaluation."""

@@ -1,0 +1,76 @@
+"""The whole configuration of a run: one frozen dataclass per section of the YAML file."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from model.config import ModelConfig
+from trainer.data.config import DataConfig, TokenizerConfig
+from trainer.engine.config import EngineConfig, OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where the run lives and how long it is."""
+
+    directory: str
+    seed: int = 1
+    max_steps: int = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When checkpoints are published and which are kept (the best by `evaluation.metric` besides the last ones)."""
+
+    every_steps: int = 1000
+    keep_last: int = 3
+    keep_best: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Validation during training and the decoder's settings.
+
+    `metric` decides which checkpoint is best and feeds early stopping: training ends when it has not improved for
+    `patience` evaluations (0: never). `max_sentences` bounds how many sentences of each set are translated for
+    BLEU and chrF (0: none, only the loss); the loss is always taken over the whole set.
+    """
+
+    every_steps: int = 1000
+    beam_size: int = 4
+    length_penalty: float = 0.6
+    max_sentences: int = 1000
+    metric: Literal["bleu", "chrf", "nll"] = "bleu"
+    patience: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbConfig:
+    """`mode: auto` is online where an API key is configured and offline otherwise."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "dragoman"
+    entity: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """How often a step is reported (console, metrics.jsonl, W&B)."""
+
+    every_steps: int = 50
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run, whole. Read and validated by `trainer.configuration`."""
+
+    run: RunConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -1,0 +1,1 @@
+"""The one seam to parallel training: every collective, wrapper, shard, device, precision and clip."""

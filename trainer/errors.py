@@ -1,0 +1,9 @@
+"""The one exception for a user's mistake."""
+
+
+class UserError(ValueError):
+    """A mistake of the user, told in one sentence: what, where, the value, the rule, the remedy.
+
+    The command line prints the sentence without a traceback and exits with status 2. Everything else that is raised
+    is our defect or the machine's failure and keeps its traceback.
+    """
