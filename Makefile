@@ -1,0 +1,42 @@
+# `make demo` and `make test` do everything from a fresh clone: virtual environment and pinned dependencies included.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PYTHONSAFEPATH := 1
+export DS_ACCELERATOR ?= $(shell test -e /dev/nvidiactl && echo cuda || echo cpu)
+
+.PHONY: help install demo test check format clean
+help:
+	@echo "make install  virtual environment in $(VENV) with everything pinned"
+	@echo "make demo     trains on the built-in corpus with 2 processes and ZeRO-2, translates, prints BLEU (3 minutes)"
+	@echo "make test     all tests"
+	@echo "make check    lint, types and the fast tests (under 3 minutes)"
+	@echo "make format   formats the code"
+
+install: $(STAMP)
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/dragoman train configs/quickstart.yaml --processes 2
+	$(BIN)/dragoman demo runs/quickstart
+
+test: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu"
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf runs $(VENV)

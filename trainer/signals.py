@@ -1,0 +1,24 @@
+"""Signals that ask a run to stop: they only set a flag; the ranks agree on it between two steps."""
+
+import signal
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class StopRequest:
+    """Remembers the first stop signal that this process got. A second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+    def install(self) -> "StopRequest":
+        """Takes over SIGTERM, SIGUSR1 and SIGINT; to be called on the main thread."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._receive)
+        return self
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.reason == "SIGINT":
+            raise KeyboardInterrupt
+        self.reason = self.reason or signal.Signals(number).name
