@@ -1,0 +1,242 @@
+"""The rules that a configuration must keep beyond its types, and the settings that a run cannot change on its way."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from trainer.config import Config
+from trainer.data.config import CorpusConfig
+from trainer.errors import UserError
+
+
+def _at_least(least: float) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value >= least, f"at least {least:g}"
+
+
+_POSITIVE = (lambda value: value > 0, "greater than 0")
+_FRACTION = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
+
+# What a single value must be, by its path. A value of None (the setting is not used) is not looked at.
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "run.directory": (bool, "the name of a folder"),
+    "run.seed": (lambda value: 0 <= value < 2**63, "at least 0 and less than 2^63"),
+    "run.max_steps": _at_least(1),
+    "model.d_model": (lambda value: value >= 2 and value % 2 == 0, "even and at least 2 (sines and cosines in pairs)"),
+    "model.d_ff": _at_least(1),
+    "model.num_heads": _at_least(1),
+    "model.num_encoder_layers": _at_least(1),
+    "model.num_decoder_layers": _at_least(1),
+    "model.dropout": _FRACTION,
+    "model.attention_dropout": _FRACTION,
+    "tokenizer.vocab_size": (lambda value: value >= 16, "at least 16 (four special pieces and some characters)"),
+    "tokenizer.character_coverage": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
+    "tokenizer.max_training_pairs": _at_least(1),
+    "data.train": (bool, "a list of at least one corpus"),
+    "data.max_length": (lambda value: value >= 2, "at least 2 (one piece and the end of the sentence)"),
+    "data.micro_batches_per_step": _at_least(1),
+    "data.num_lanes": _at_least(1),
+    "data.window": _at_least(1),
+    "data.prefetch": _at_least(0),
+    "optimizer.peak_lr": _POSITIVE,
+    "optimizer.final_lr": _at_least(0),
+    "optimizer.betas": (lambda values: all(0 <= value < 1 for value in values), "two numbers in [0, 1)"),
+    "optimizer.eps": _POSITIVE,
+    "optimizer.weight_decay": _at_least(0),
+    "optimizer.clip": _at_least(0),
+    "optimizer.warmup_steps": _at_least(0),
+    "optimizer.label_smoothing": _FRACTION,
+    "engine.activation_checkpointing": (
+        lambda value: isinstance(value, str) or value >= 1,
+        "none, full, or a whole number that is at least 1",
+    ),
+    "engine.timeout_minutes": _POSITIVE,
+    "checkpoint.every_steps": _at_least(1),
+    "checkpoint.keep_last": _at_least(1),
+    "checkpoint.keep_best": _at_least(0),
+    "evaluation.every_steps": _at_least(1),
+    "evaluation.beam_size": _at_least(1),
+    "evaluation.length_penalty": _at_least(0),
+    "evaluation.max_sentences": _at_least(0),
+    "evaluation.patience": _at_least(0),
+    "tracking.every_steps": _at_least(1),
+}
+
+
+def check_rules(config: Config) -> None:
+    """Raises a `UserError` for the first rule that the configuration breaks."""
+    for path, value in settings(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"`{path}` must be a finite number, but is {value}.")
+        holds, rule = _RANGES.get(path, (lambda value: True, ""))
+        if value is not None and not holds(value):
+            shown = list(value) if isinstance(value, tuple) else value
+            raise UserError(f"`{path}` must be {rule}, but is {shown!r}.")
+    _check_model(config)
+    _check_batches(config)
+    _check_corpora(config)
+    _check_schedule(config)
+    _check_engine(config)
+    _check_evaluation(config)
+
+
+def _check_model(config: Config) -> None:
+    model = config.model
+    if model.d_model % model.num_heads:
+        raise UserError(
+            f"`model.d_model` must be a multiple of `model.num_heads` ({model.num_heads}), so that every head has the "
+            f"same width, but is {model.d_model}."
+        )
+
+
+def _check_batches(config: Config) -> None:
+    data = config.data
+    for name, value in (("max_tokens", data.max_tokens), ("max_source_tokens", data.max_source_tokens)):
+        if value is not None and value < data.max_length:
+            raise UserError(
+                f"`data.{name}` must be at least `data.max_length` ({data.max_length}), so that one pair fits in a "
+                f"batch, but is {value}."
+            )
+
+
+def _check_corpora(config: Config) -> None:
+    for path in ("train", "valid"):
+        for index, corpus in enumerate(getattr(config.data, path)):
+            _check_corpus(f"data.{path}.{index}", corpus)
+    names = Counter(corpus.name for corpus in config.data.valid if corpus.name is not None)
+    for name, count in names.items():
+        if count > 1:
+            raise UserError(
+                f"`data.valid` must give every corpus its own `name`, because scores are reported under it, "
+                f"but {name!r} occurs {count} times."
+            )
+
+
+def _check_corpus(path: str, corpus: CorpusConfig) -> None:
+    named = {
+        "`source` and `target`": corpus.source is not None or corpus.target is not None,
+        "`builtin`": corpus.builtin is not None,
+        "`parquet`": corpus.parquet is not None,
+        "`hub`": corpus.hub is not None,
+    }
+    given = [name for name, is_given in named.items() if is_given]
+    if len(given) != 1:
+        raise UserError(
+            f"`{path}` must name its text in exactly one way, {', '.join(named)}, but gives "
+            f"{' and '.join(given) or 'none of them'}."
+        )
+    if (corpus.source is None) != (corpus.target is None):
+        missing, other = ("source", "target") if corpus.source is None else ("target", "source")
+        raise UserError(f"`{path}.{missing}` is missing: the file that goes line by line with {path}.{other}.")
+    if (corpus.hub or corpus.parquet) and corpus.languages is None:
+        raise UserError(f"`{path}.languages` is missing: the two languages or columns to read, such as [en, de].")
+    if not 0 < corpus.weight < math.inf:
+        raise UserError(
+            f"`{path}.weight` must be greater than 0, but is {corpus.weight}; leave the corpus out instead."
+        )
+    if corpus.limit is not None and corpus.limit < 1:
+        raise UserError(f"`{path}.limit` must be at least 1, or null for all pairs, but is {corpus.limit}.")
+
+
+def _check_schedule(config: Config) -> None:
+    optimizer = config.optimizer
+    if optimizer.final_lr > optimizer.peak_lr:
+        raise UserError(
+            f"`optimizer.final_lr` must be at most `optimizer.peak_lr` ({optimizer.peak_lr}), because the rate falls "
+            f"to it, but is {optimizer.final_lr}."
+        )
+    ends = optimizer.schedule in ("cosine", "linear")
+    if ends and optimizer.warmup_steps >= config.run.max_steps:
+        raise UserError(
+            f"`optimizer.warmup_steps` must be less than `run.max_steps` ({config.run.max_steps}), where the "
+            f"{optimizer.schedule} schedule ends, but is {optimizer.warmup_steps}."
+        )
+    if optimizer.schedule == "inverse_sqrt" and optimizer.warmup_steps < 1:
+        raise UserError(
+            f"`optimizer.warmup_steps` must be at least 1 for the inverse_sqrt schedule, whose fall is measured from "
+            f"the warm-up's end, but is {optimizer.warmup_steps}."
+        )
+
+
+def _check_engine(config: Config) -> None:
+    engine = config.engine
+    if engine.offload != "none" and engine.kind == "ddp":
+        raise UserError(
+            f"`engine.offload` must be none where `engine.kind` is ddp, which shards nothing, but is "
+            f"{engine.offload}; take zero1, zero2 or zero3."
+        )
+    if engine.offload == "nvme" and engine.kind != "zero3":
+        raise UserError(
+            f"`engine.offload` can be nvme only where `engine.kind` is zero3, the one stage for which DeepSpeed "
+            f"swaps to disk, but the kind is {engine.kind}."
+        )
+    if engine.offload == "nvme" and not engine.nvme_path:
+        raise UserError("`engine.nvme_path` is missing: `engine.offload: nvme` needs a folder on a fast local disk.")
+
+
+def _check_evaluation(config: Config) -> None:
+    evaluation = config.evaluation
+    if config.data.valid and evaluation.max_sentences == 0 and evaluation.metric != "nll":
+        raise UserError(
+            f"`evaluation.metric` must be nll where `evaluation.max_sentences` is 0 and nothing is translated, "
+            f"but is {evaluation.metric}."
+        )
+    if evaluation.patience and not config.data.valid:
+        raise UserError(
+            f"`evaluation.patience` must be 0 where `data.valid` names no corpus to judge by, but is "
+            f"{evaluation.patience}."
+        )
+
+
+def settings(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of every setting, depth first; a list of corpora is one setting."""
+    for field in fields(section):
+        value = getattr(section, field.name)
+        if is_dataclass(value):
+            yield from settings(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value
+
+
+# What may be different when a run goes on from its checkpoint. All else is part of what was learnt, or of the meaning
+# of the stored state, and stays as it was.
+CHANGEABLE = (
+    "run.directory",  # a run may be moved
+    "run.max_steps",  # and go on for longer
+    "model.preset",  # only a record; the sizes themselves are compared
+    "data.valid",  # read anew at each start
+    "data.max_tokens",  # a lane's position counts pairs, not micro-batches
+    "data.max_source_tokens",
+    "data.cache",  # where and how far ahead text is read, not what
+    "data.prefetch",
+    "optimizer.peak_lr",  # what a step does next; only the betas are built into the moments
+    "optimizer.final_lr",
+    "optimizer.eps",
+    "optimizer.weight_decay",
+    "optimizer.clip",
+    "optimizer.schedule",
+    "optimizer.warmup_steps",
+    "optimizer.label_smoothing",
+    "engine.",  # fragments load into any engine
+    "checkpoint.",  # what is saved, scored and shown
+    "evaluation.",
+    "tracking.",
+)
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """The dotted paths of the settings that differ, in the order of the configuration."""
+    others = dict(settings(b))
+    return [path for path, value in settings(a) if others[path] != value]
+
+
+def require_same_run(old: Config, new: Config) -> None:
+    """Raises a `UserError` that names the settings in which `new` cannot go on with a run that `old` began."""
+    fixed = [path for path in differences(old, new) if not path.startswith(CHANGEABLE)]
+    if fixed:
+        raise UserError(
+            f"{new.run.directory} holds a run made with another configuration, which differs in "
+            f"{', '.join(f'`{path}`' for path in fixed)}; give {'it its' if len(fixed) == 1 else 'them their'} old "
+            f"value{'' if len(fixed) == 1 else 's'} or choose another `run.directory`."
+        )
