@@ -1,0 +1,60 @@
+"""BLEU and chrF as sacreBLEU computes them, and the line files they are computed from. The only door to sacreBLEU."""
+
+import gzip
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sacrebleu.metrics import BLEU, CHRF
+
+from trainer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Corpus scores from 0 to 100; a signature says how its score was computed, version included."""
+
+    bleu: float
+    chrf: float
+    bleu_signature: str
+    chrf_signature: str
+
+
+def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+    """Scores with sacreBLEU's defaults (BLEU: 13a, cased, exp smoothing; chrF2), detokenised text against as many
+    references as there are. Raises UserError where the numbers of lines differ or there is nothing to score."""
+    for number, reference in enumerate(references, 1):
+        if len(reference) != len(hypotheses):
+            raise UserError(
+                f"there are {len(hypotheses)} hypotheses but {len(reference)} lines in reference {number}: "
+                "both need one line a sentence, in the same order"
+            )
+    if not hypotheses:
+        raise UserError("there is nothing to score: hypotheses and references have no lines")
+    bleu, chrf = BLEU(), CHRF()
+    streams = [list(reference) for reference in references]
+    bleu_score, chrf_score = (metric.corpus_score(list(hypotheses), streams).score for metric in (bleu, chrf))
+    return Scores(bleu_score, chrf_score, bleu.get_signature().format(), chrf.get_signature().format())
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file, plain or .gz, split at line feeds only; other separators belong to the text.
+
+    Raises UserError where the file is missing, unreadable, damaged or not UTF-8 (with the line).
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+    except (EOFError, zlib.error) as error:
+        raise UserError(f"{path} is not a complete gzip file ({error})") from error
+    lines = content.removesuffix(b"\n").split(b"\n") if content else []
+    return [_decode(line, path, number) for number, line in enumerate(lines, 1)]
+
+
+def _decode(line: bytes, path: Path, number: int) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"line {number} of {path} is not valid UTF-8 ({error.reason}); convert the file") from error
