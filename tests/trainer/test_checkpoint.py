@@ -1,0 +1,160 @@
+"""Checkpoints: published whole or not at all, readable by any number of ranks, never from outside their directory."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainer import checkpoint
+from trainer.config import CheckpointConfig
+from trainer.engine.base import Fragment
+from trainer.errors import UserError
+
+SIZES = {"a.weight": 10, "b.bias": 3}
+
+
+def parameter(name: str, kind: str) -> Tensor:
+    start = {"weight": 0.0, "exp_avg": 100.0, "exp_avg_sq": 200.0}[kind]
+    return torch.arange(SIZES[name], dtype=torch.float32) + start
+
+
+class OneOfMany:
+    """The engine of one rank, as far as saving needs it; ranks save one after the other into the same directory."""
+
+    def __init__(self, rank: int, world_size: int):
+        self.rank, self.world_size = rank, world_size
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def fragments(self) -> Iterator[Fragment]:
+        for name, size in SIZES.items():
+            start, end = (size * k // self.world_size for k in (self.rank, self.rank + 1))
+            if end > start:
+                kinds = (parameter(name, kind)[start:end] for kind in ("weight", "exp_avg", "exp_avg_sq"))
+                yield Fragment(name, start, *kinds)
+
+
+def publish(run: Path, step: int = 1, score: float | None = None) -> Path:
+    documents = {"trainer.json": {"num_updates": step, "score": score}, "lanes.json": {}}
+    return checkpoint.save(run, step, OneOfMany(0, 1), documents)
+
+
+def files_of(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+def test_a_published_checkpoint_has_the_documented_files_and_verifies(tmp_path: Path) -> None:
+    path = publish(tmp_path, 10_000)
+    state = "state/rank-00000-of-00001.safetensors"
+    assert path == tmp_path / "checkpoints" / "step-00010000"
+    assert files_of(path) == {state, "trainer.json", "lanes.json", "manifest.json"}
+    assert checkpoint.verify(path) == []
+    assert checkpoint.newest_checkpoint(tmp_path) == path
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_any_slice_reads_back_whatever_the_number_of_writers(tmp_path: Path, world_size: int) -> None:
+    (tmp_path / "state").mkdir()
+    for rank in range(world_size):
+        engine = OneOfMany(rank, world_size)
+        checkpoint.write_fragments(tmp_path, rank, world_size, engine.fragments())
+    files = checkpoint.FragmentFiles(tmp_path, num_updates=7)
+    assert files.names == sorted(SIZES)
+    for name, size in SIZES.items():
+        assert files.numel(name) == size
+        for kind in ("weight", "exp_avg", "exp_avg_sq"):
+            for start in range(size):
+                for end in range(start, size + 1):
+                    read = files.read(name, kind, start, end - start)
+                    assert torch.equal(read, parameter(name, kind)[start:end])
+
+
+def test_reading_what_the_state_does_not_hold_is_refused(tmp_path: Path) -> None:
+    files = checkpoint.fragment_files(publish(tmp_path))
+    with pytest.raises(ValueError, match=r"no elements 3 to 4 of `b.bias`"):
+        files.read("b.bias", "weight", 0, 4)
+    with pytest.raises(ValueError, match="no elements"):
+        files.read("unknown", "weight", 0, 1)
+
+
+def test_read_weights_gives_every_parameter(tmp_path: Path) -> None:
+    weights = checkpoint.read_weights(publish(tmp_path))
+    assert set(weights) == set(SIZES)
+    assert all(torch.equal(weights[name], parameter(name, "weight")) for name in SIZES)
+
+
+def flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "complaint"),
+    [
+        (lambda path: flip_byte(next((path / "state").iterdir())), "does not match its checksum"),
+        (lambda path: (path / "lanes.json").unlink(), "cannot be read"),
+        (lambda path: (path / "trainer.json").write_text("{}"), "bytes instead of"),
+        (lambda path: (path / "state" / "extra.pkl").write_bytes(b"x"), "is not in manifest.json"),
+        (lambda path: (path / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+        (lambda path: rewrite_manifest(path, "../../config.yaml"), "outside the checkpoint"),
+        (lambda path: rewrite_manifest(path, "/etc/passwd"), "outside the checkpoint"),
+    ],
+)
+def test_damage_is_named_and_the_one_before_is_used(tmp_path: Path, harm: Any, complaint: str) -> None:
+    older, newer = publish(tmp_path, 1), publish(tmp_path, 2)
+    harm(newer)
+    assert complaint in " ".join(checkpoint.verify(newer))
+    assert checkpoint.newest_checkpoint(tmp_path) == older
+
+
+def rewrite_manifest(path: Path, name: str) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][name] = [1, "00"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_the_ranks_share_out_the_hashing(tmp_path: Path) -> None:
+    path = publish(tmp_path)
+    flip_byte(next((path / "state").iterdir()))
+    found = [checkpoint.verify(path, rank, 3) for rank in range(3)]
+    assert sum(map(bool, found)) == 1
+
+
+def test_a_save_that_fails_leaves_nothing_and_the_older_one_stands(tmp_path: Path, monkeypatch: Any) -> None:
+    older = publish(tmp_path, 1)
+
+    def full(*_: Any) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_fragments", full)
+    with pytest.raises(checkpoint.SaveFailed, match="rank 0.*No space left"):
+        publish(tmp_path, 2)
+    assert list((tmp_path / "checkpoints").iterdir()) == [older]
+
+
+def test_what_a_kill_left_is_never_listed_and_is_removed(tmp_path: Path) -> None:
+    path = publish(tmp_path, 1)
+    shutil.copytree(path, path.with_name(".tmp-step-00000002"))
+    shutil.copytree(path, path.with_name(".old-step-00000003"))
+    assert checkpoint.list_checkpoints(tmp_path) == [path]
+    checkpoint.remove_leftovers(tmp_path)
+    assert list((tmp_path / "checkpoints").iterdir()) == [path]
+
+
+def test_retention_keeps_the_last_and_the_best(tmp_path: Path) -> None:
+    for step, score in enumerate([1.0, 9.0, 2.0, None, 3.0, 4.0], start=1):
+        publish(tmp_path, step, score)
+    checkpoint.apply_retention(tmp_path, CheckpointConfig(keep_last=2, keep_best=1))
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [f"step-{step:08d}" for step in (2, 5, 6)]
+
+
+def test_a_run_without_checkpoints_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none has been published"):
+        checkpoint.newest_checkpoint(tmp_path)
