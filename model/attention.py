@@ -1,0 +1,137 @@
+"""Multi-head attention over packed sentences (Vaswani et al. 2017, section 3.2).
+
+Only `attend` knows where sentences end. On CUDA it runs the variable-length kernel on the packed tokens; elsewhere it
+copies them into padded groups of sentences, attends there and copies the result back.
+
+Shape suffixes: T query tokens, S key tokens, H heads, K size of a head, N sentences of a group, L queries and M keys
+of a padded sentence, C padded cells, D d_model.
+"""
+
+import inspect
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import varlen
+
+from model.dropout import dropout
+from model.layout import AttentionLayout, PaddedGroup, Padding
+from model.linear import Linear
+
+# torch 2.11 and 2.12 take `is_causal`; later ones say the same with a window that reaches left without end.
+_CAUSAL: dict[str, Any] = (
+    {"is_causal": True} if "is_causal" in inspect.signature(varlen.varlen_attn).parameters else {"window_size": (-1, 0)}
+)
+
+
+class _Pad(torch.autograd.Function):
+    """Packed rows to padded cells. Filler cells receive no gradient, so the way back is a plain selection."""
+
+    @staticmethod
+    def forward(ctx: Any, packed_TX: Tensor, padding: Padding) -> Tensor:
+        ctx.padding = padding
+        return packed_TX.index_select(0, padding.row_of_cell_C)
+
+    @staticmethod
+    def backward(ctx: Any, grad_CX: Tensor) -> tuple[Tensor, None]:
+        return grad_CX.index_select(0, ctx.padding.cell_of_row_T), None
+
+
+class _Unpad(torch.autograd.Function):
+    """Padded cells to packed rows; the gradient of filler cells is zero."""
+
+    @staticmethod
+    def forward(ctx: Any, padded_CX: Tensor, padding: Padding) -> Tensor:
+        ctx.padding = padding
+        return padded_CX.index_select(0, padding.cell_of_row_T)
+
+    @staticmethod
+    def backward(ctx: Any, grad_TX: Tensor) -> tuple[Tensor, None]:
+        padding = ctx.padding
+        grad_CX = grad_TX.new_zeros(padding.row_of_cell_C.numel(), *grad_TX.shape[1:])
+        return grad_CX.index_copy_(0, padding.cell_of_row_T, grad_TX), None
+
+
+def attend(
+    query_THK: Tensor, key_SHK: Tensor, value_SHK: Tensor, layout: AttentionLayout, attention_dropout: float = 0.0
+) -> Tensor:
+    """(T, H, K): for each query the mean of its sentence's values, weighted by softmax(q k / sqrt(K))."""
+    if layout.query_padding is None:
+        assert attention_dropout == 0, "the variable-length kernel has no dropout"
+        window = _CAUSAL if layout.causal else {}
+        lengths = (layout.query_cu, layout.key_cu, layout.max_query_length, layout.max_key_length)
+        return cast(Tensor, varlen.varlen_attn(query_THK, key_SHK, value_SHK, *lengths, **window))
+    return _attend_padded(query_THK, key_SHK, value_SHK, layout, attention_dropout)
+
+
+def _attend_padded(
+    query_THK: Tensor, key_SHK: Tensor, value_SHK: Tensor, layout: AttentionLayout, attention_dropout: float
+) -> Tensor:
+    query_CHK = _Pad.apply(query_THK, layout.query_padding)
+    key_CHK, value_CHK = (_Pad.apply(x, layout.key_padding) for x in (key_SHK, value_SHK))
+    queries = query_CHK.split([g.num_sentences * g.query_length for g in layout.groups])
+    num_keys = [g.num_sentences * g.key_length for g in layout.groups]
+    keys, values = key_CHK.split(num_keys), value_CHK.split(num_keys)
+    outputs = [
+        _attend_group(q, k, v, group, attention_dropout)
+        for q, k, v, group in zip(queries, keys, values, layout.groups, strict=True)
+    ]
+    return _Unpad.apply(torch.cat(outputs), layout.query_padding)
+
+
+def _attend_group(query: Tensor, key: Tensor, value: Tensor, group: PaddedGroup, attention_dropout: float) -> Tensor:
+    query_NHLK, key_NHMK, value_NHMK = (
+        x.unflatten(0, (group.num_sentences, -1)).transpose(1, 2) for x in (query, key, value)
+    )
+    if attention_dropout == 0:
+        output_NHLK = F.scaled_dot_product_attention(query_NHLK, key_NHMK, value_NHMK, attn_mask=group.mask)
+        return output_NHLK.transpose(1, 2).flatten(0, 1)
+    scores_NHLM = (query_NHLK * query_NHLK.size(-1) ** -0.5) @ key_NHMK.transpose(2, 3)
+    if group.mask is not None:
+        scores_NHLM = scores_NHLM + group.mask
+    weights_NHLM = dropout(scores_NHLM.softmax(-1), attention_dropout, training=True)
+    return (weights_NHLM @ value_NHMK).transpose(1, 2).flatten(0, 1)
+
+
+class SelfAttention(nn.Module):
+    """Each token attends to tokens of its own sentence; one product makes queries, keys and values."""
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query_key_value = Linear(d_model, 3 * d_model, num_blocks=3)
+        self.output = Linear(d_model, d_model)
+
+    def forward(self, x_TD: Tensor, layout: AttentionLayout, attention_dropout: float = 0.0) -> Tensor:
+        query_THK, key_THK, value_THK = self.project(x_TD)
+        return self.output(attend(query_THK, key_THK, value_THK, layout, attention_dropout).flatten(1))
+
+    def project(self, x_TD: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values, each (T, H, K)."""
+        return tuple(x.unflatten(1, (self.num_heads, -1)) for x in self.query_key_value(x_TD).chunk(3, dim=1))
+
+
+class CrossAttention(nn.Module):
+    """Each target token attends to the memory of its source sentence."""
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = Linear(d_model, d_model)
+        self.key_value = Linear(d_model, 2 * d_model, num_blocks=2)
+        self.output = Linear(d_model, d_model)
+
+    def forward(
+        self, x_TD: Tensor, memory_SD: Tensor, layout: AttentionLayout, attention_dropout: float = 0.0
+    ) -> Tensor:
+        key_SHK, value_SHK = self.project_memory(memory_SD)
+        return self.output(attend(self.project_query(x_TD), key_SHK, value_SHK, layout, attention_dropout).flatten(1))
+
+    def project_memory(self, memory_SD: Tensor) -> tuple[Tensor, ...]:
+        """Keys and values of the memory, each (S, H, K); in decoding computed once for each sentence."""
+        return tuple(x.unflatten(1, (self.num_heads, -1)) for x in self.key_value(memory_SD).chunk(2, dim=1))
+
+    def project_query(self, x_TD: Tensor) -> Tensor:
+        """Queries (T, H, K)."""
+        return self.query(x_TD).unflatten(1, (self.num_heads, -1))

@@ -1,0 +1,106 @@
+"""Incremental decoding: what is kept of a target prefix so that its next token costs one token's work.
+
+Shape suffixes: P decoder layers, B rows (hypotheses), R rows of one sentence, N sentences, H heads, K size of a head,
+L target tokens so far (up to the buffer's capacity), M source tokens of the longest sentence, D d_model.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.attention import CrossAttention, SelfAttention
+from model.layers import DecoderLayer
+
+CAPACITY_STEP = 16  # target positions by which the buffer grows
+
+
+class DecoderState:
+    """Keys and values of every decoder layer: of the target tokens for each row, of the memory for each sentence.
+
+    Rows of one sentence stand together. In the beginning every sentence has one row; `select` makes rows of rows.
+    """
+
+    def __init__(self, memory_P2NHMK: Tensor, is_source_NM: Tensor) -> None:
+        self.length = 0
+        self.sentence_B = torch.arange(is_source_NM.size(0), device=is_source_NM.device)
+        self._memory_P2NHMK = memory_P2NHMK
+        self._is_source_NM = is_source_NM
+        self._prefix_P2BHLK = memory_P2NHMK[..., :0, :]
+
+    @property
+    def num_rows(self) -> int:
+        return self.sentence_B.numel()
+
+    def select(self, rows_B: Tensor) -> None:
+        """Row b goes on from what was row `rows_B[b]`: copies, reorders or drops hypotheses.
+
+        The rows of a sentence must stay together; `sentence_B` tells which of the source sentences a row translates.
+        """
+        self._prefix_P2BHLK = self._prefix_P2BHLK.index_select(2, rows_B)
+        sentence_B = self.sentence_B[rows_B]
+        if not torch.equal(sentence_B, self.sentence_B):
+            self._select_memory(rows_B)
+        self.sentence_B = sentence_B
+
+    def _select_memory(self, rows_B: Tensor) -> None:
+        """One copy of the memory for each sentence that is left, or for each row where sentences differ in rows."""
+        num_rows_of_sentence = self.num_rows // self._is_source_NM.size(0)
+        entry_B = rows_B // num_rows_of_sentence
+        entry_N, num_rows_N = entry_B.unique_consecutive(return_counts=True)
+        if (num_rows_N != num_rows_N[0]).any():
+            entry_N = entry_B
+        self._memory_P2NHMK = self._memory_P2NHMK.index_select(2, entry_N)
+        self._is_source_NM = self._is_source_NM[entry_N]
+
+    def grow(self) -> None:
+        """Makes room for one more target token."""
+        if self.length == self._prefix_P2BHLK.size(4):
+            p, two, _, h, _, k = self._memory_P2NHMK.shape
+            room = self._memory_P2NHMK.new_empty(p, two, self.num_rows, h, CAPACITY_STEP, k)
+            self._prefix_P2BHLK = torch.cat((self._prefix_P2BHLK, room), dim=4)
+
+    def layer(self, index: int) -> "LayerCache":
+        return LayerCache(self._prefix_P2BHLK[index], self.length, self._memory_P2NHMK[index], self._is_source_NM)
+
+
+class LayerCache:
+    """One decoder layer's share of a `DecoderState`."""
+
+    def __init__(self, prefix_2BHLK: Tensor, length: int, memory_2NHMK: Tensor, is_source_NM: Tensor) -> None:
+        self.prefix_2BHLK = prefix_2BHLK
+        self.length = length
+        self.memory_2NHMK = memory_2NHMK
+        self.is_source_NM = is_source_NM
+
+    def attend_self(self, attention: SelfAttention, x_BD: Tensor) -> Tensor:
+        """Adds the keys and values of the newest tokens and attends to all so far."""
+        query_BHK, key_BHK, value_BHK = attention.project(x_BD)
+        key_BHLK, value_BHLK = self.prefix_2BHLK[..., : self.length + 1, :]
+        key_BHLK[:, :, -1] = key_BHK
+        value_BHLK[:, :, -1] = value_BHK
+        output_BHK = F.scaled_dot_product_attention(query_BHK.unsqueeze(2), key_BHLK, value_BHLK).squeeze(2)
+        return attention.output(output_BHK.flatten(1))
+
+    def attend_memory(self, attention: CrossAttention, x_BD: Tensor) -> Tensor:
+        """All rows of a sentence attend together to its memory, of which there is one copy."""
+        key_NHMK, value_NHMK = self.memory_2NHMK
+        query_NRHK = attention.project_query(x_BD).unflatten(0, (key_NHMK.size(0), -1))
+        mask_N11M = self.is_source_NM[:, None, None, :]
+        output_NHRK = F.scaled_dot_product_attention(query_NRHK.transpose(1, 2), key_NHMK, value_NHMK, mask_N11M)
+        return attention.output(output_NHRK.transpose(1, 2).flatten(2).flatten(0, 1))
+
+
+def start_state(
+    layers: list[DecoderLayer], memory_SD: Tensor, source_cu: Tensor, max_source_length: int
+) -> DecoderState:
+    """The state before the first token: one row for each sentence of the packed memory."""
+    positions_M = torch.arange(max_source_length, device=memory_SD.device)
+    rows_NM = source_cu[:-1].unsqueeze(1) + positions_M
+    is_source_NM = rows_NM < source_cu[1:].unsqueeze(1)
+    padded_NMD = memory_SD[rows_NM.clamp(max=memory_SD.size(0) - 1)]
+    num_sentences = rows_NM.size(0)
+    keys_values = [
+        torch.stack([x.unflatten(0, (num_sentences, -1)).transpose(1, 2) for x in projected])
+        for projected in (layer.cross_attention.project_memory(padded_NMD.flatten(0, 1)) for layer in layers)
+    ]
+    return DecoderState(torch.stack(keys_values), is_source_NM)

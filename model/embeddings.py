@@ -1,0 +1,47 @@
+"""Token embeddings and sinusoidal positions (Vaswani et al. 2017, sections 3.4 and 3.5).
+
+Shape suffixes: S tokens, L positions, V vocabulary, D d_model.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+POSITION_BASE = 10_000.0  # wavelengths run from 2*pi to 10000 * 2*pi, section 3.5
+
+
+class VocabularyTable(nn.Module):
+    """One V x D matrix of token vectors: looked up for source and target, multiplied with for the output.
+
+    Every use of the weight goes through `forward`, because the hooks of DDP and ZeRO-3, which gather the weight and
+    reduce its gradient, fire there and only there. So tied embeddings are one module, with one name in every state.
+    """
+
+    def __init__(self, vocab_size: int, d_model: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
+        nn.init.normal_(self.weight, std=d_model**-0.5)
+
+    def forward(self, x: Tensor, function: Callable[..., Any] = F.embedding, *args: Any) -> Any:
+        """`function(x, weight, *args)`: by default the vectors (S, D) of the ids `x` (S)."""
+        return function(x, self.weight, *args)
+
+
+def sinusoidal_positions(positions_L: Tensor, d_model: int) -> Tensor:
+    """(L, D) fp32: sine in the even and cosine in the odd columns, for any position however large."""
+    exponents = torch.arange(0, d_model, 2, device=positions_L.device, dtype=torch.float32) / d_model
+    angles = positions_L.float().unsqueeze(1) * torch.exp(exponents * -math.log(POSITION_BASE))
+    return torch.stack((angles.sin(), angles.cos()), dim=2).flatten(1)[:, :d_model]
+
+
+def embed(table: VocabularyTable, ids_S: Tensor, positions_S: Tensor, max_length: int) -> Tensor:
+    """(S, D): token vectors times sqrt(d_model) plus their positions, all of which lie below `max_length`."""
+    tokens_SD = table(ids_S)
+    d_model = tokens_SD.size(1)
+    # The sines of a batch are those of its longest sentence: computed once for each position, not for each token.
+    sinusoids_LD = sinusoidal_positions(torch.arange(max_length, device=ids_S.device), d_model)
+    return torch.add(sinusoids_LD[positions_S], tokens_SD, alpha=math.sqrt(d_model))
