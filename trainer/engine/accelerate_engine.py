@@ -1,0 +1,105 @@
+"""One process, or data parallel with whole replicas (DDP), by Accelerate."""
+
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from math import inf, isfinite
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+from trainer.engine.accumulation import AccumulatingEngine
+from trainer.engine.base import FragmentReader, LossFunction, LossSums, MicroBatch
+from trainer.engine.config import EngineConfig, OptimizerConfig
+from trainer.engine.fragments import Slice, write_slices
+from trainer.engine.optimizer import build_optimizer
+from trainer.engine.process_group import ProcessGroup, choose_device
+
+
+class AccelerateEngine(AccumulatingEngine):
+    """Every rank holds the fp32 weights and moments whole and saves an equal part of each parameter.
+
+    `model` lies in host memory; rank 0's weights count. Precision is the model's business: it casts explicitly, so
+    mixed precision is switched off here.
+    """
+
+    def __init__(self, model: nn.Module, config: EngineConfig, optimizer: OptimizerConfig) -> None:
+        assert config.kind == "ddp"
+        device = choose_device(config.device)
+        super().__init__(ProcessGroup(device, config.timeout_minutes), device)
+        self._accelerator = Accelerator(
+            mixed_precision="no",
+            gradient_accumulation_steps=1,
+            cpu=device.type == "cpu",
+            dynamo_backend="no",
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        )
+        self._check_accelerator()
+        self._plain_model = model.to(device)
+        self._adamw = build_optimizer(model, optimizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # its heir is too new
+            self._model = self._accelerator.prepare(model)
+        assert isinstance(self._model, nn.parallel.DistributedDataParallel) == (self.world_size > 1)
+        self._max_norm = optimizer.clip or inf
+        self._rehearsed = self.world_size == 1
+
+    def _check_accelerator(self) -> None:
+        """Accelerate falls back to fewer processes, or to another engine from its environment, without a word."""
+        found = (self._accelerator.process_index, self._accelerator.num_processes)
+        assert found == (self.rank, self.world_size), f"Accelerate runs as rank {found[0]} of {found[1]}"
+        allowed = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        assert self._accelerator.distributed_type in allowed, f"Accelerate runs {self._accelerator.distributed_type}"
+
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return self._adamw
+
+    def _backward(self, micro_batch: MicroBatch, loss_fn: LossFunction, scale: float, last: bool) -> LossSums:
+        if not self._rehearsed:
+            self._rehearse(micro_batch, loss_fn)
+        with nullcontext() if last else self._accelerator.no_sync(self._model):
+            sums = loss_fn(self._model, micro_batch)
+            self._accelerator.backward(sums.loss * scale)
+        return sums
+
+    def _rehearse(self, micro_batch: MicroBatch, loss_fn: LossFunction) -> None:
+        """One backward whose gradients are dropped.
+
+        After its first reduction DDP lays out its buckets anew, and sums over more than two ranks depend on the
+        layout in the last bit: without this, the first step after a resume would differ from the uninterrupted run.
+        """
+        loss_fn(self._model, micro_batch).loss.backward()
+        self._adamw.zero_grad()
+        self._rehearsed = True
+
+    def _update(self, lr: float) -> float:
+        """Ranks agree on skipping because they see the same reduced gradients: a NaN on one is a NaN on all."""
+        for group in self._adamw.param_groups:
+            group["lr"] = lr
+        norm = self._accelerator.clip_grad_norm_(self._plain_model.parameters(), self._max_norm)
+        grad_norm = float(norm)
+        if isfinite(grad_norm):
+            self._adamw.step()
+        self._adamw.zero_grad()
+        return grad_norm
+
+    def _slices(self) -> Sequence[Slice]:
+        parts = (self._slice(n, p, self.rank, self.world_size) for n, p in self._plain_model.named_parameters())
+        return [part for part in parts if part.length]
+
+    def _slice(self, name: str, parameter: nn.Parameter, part: int, num_parts: int) -> Slice:
+        start, end = (parameter.numel() * number // num_parts for number in (part, part + 1))
+        return Slice(name, start, end - start, parameter, start)
+
+    def load_fragments(self, reader: FragmentReader) -> None:
+        """See `Engine.load_fragments`. Every rank reads everything: replicas are whole."""
+        wholes = [self._slice(name, p, 0, 1) for name, p in self._plain_model.named_parameters()]
+        write_slices(wholes, self._adamw, reader)
+        self.num_updates = reader.num_updates
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """See `Engine.full_weights`. Exact copies; no communication."""
+        return {name: p.detach().clone() for name, p in self._plain_model.named_parameters()}

@@ -1,0 +1,148 @@
+"""ZeRO 1, 2 and 3 with optional offload of the optimizer's state, by DeepSpeed."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from math import inf
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.engine.accumulation import AccumulatingEngine
+from trainer.engine.base import FragmentReader, LossFunction, LossSums, MicroBatch
+from trainer.engine.config import EngineConfig, OptimizerConfig
+from trainer.engine.deepspeed_config import STAGES, deepspeed_config
+from trainer.engine.fragments import Slice, write_slices
+from trainer.engine.optimizer import build_optimizer
+from trainer.engine.process_group import ProcessGroup, choose_device
+
+
+class DeepSpeedEngine(AccumulatingEngine):
+    """Every rank holds a part of the fp32 weights and moments and saves exactly that part.
+
+    Under bf16 the parameters themselves are bf16 and the fp32 weights exist only as those parts. `model` lies in host
+    memory; rank 0's weights count.
+    """
+
+    def __init__(self, model: nn.Module, config: EngineConfig, optimizer: OptimizerConfig) -> None:
+        device = choose_device(config.device)
+        super().__init__(ProcessGroup(device, config.timeout_minutes, required=True), device)
+        for parameter in model.parameters():
+            self._processes.broadcast_host_tensor(parameter.data)
+        self._shapes = {name: p.shape for name, p in model.named_parameters()}
+        original = {name: p.detach() for name, p in model.named_parameters()}
+        self._engine, *_ = _import_deepspeed(device).initialize(
+            model=model, optimizer=build_optimizer(model, optimizer), config=deepspeed_config(config, optimizer)
+        )
+        self._zero: Any = self._engine.optimizer
+        self._stage = STAGES[config.kind]
+        self._check_engine(config, optimizer)
+        self._restore_precision(original)
+
+    def _check_engine(self, config: EngineConfig, optimizer: OptimizerConfig) -> None:
+        """What runs is what was asked for, whatever DeepSpeed read from its environment."""
+        engine, zero = self._engine, self._zero
+        assert engine.zero_optimization_stage() == self._stage, (
+            f"DeepSpeed runs stage {engine.zero_optimization_stage()}"
+        )
+        assert engine.world_size == engine.dp_world_size == self.world_size, f"DeepSpeed sees {engine.world_size} ranks"
+        assert type(self._optimizer) is torch.optim.AdamW, f"DeepSpeed steps {type(self._optimizer).__name__}"
+        assert engine.bfloat16_enabled() == (config.precision == "bf16"), "DeepSpeed runs in another precision"
+        assert zero.clip_grad == optimizer.clip, f"DeepSpeed clips at {zero.clip_grad}"
+        assert not engine.managed_gradient_accumulation(), "DeepSpeed would count micro-batches itself"
+        expected = {1: "DeepSpeedZeroOptimizer", 2: "DeepSpeedZeroOptimizer", 3: "DeepSpeedZeroOptimizer_Stage3"}
+        name = expected[self._stage]
+        if self._stage == 1 and config.precision == "bf16" and config.offload == "none":
+            name = "BF16_Optimizer"  # DeepSpeed's stage 1 where accumulation is fp32 and parameters are bf16
+        assert type(zero).__name__ == name, f"DeepSpeed runs {type(zero).__name__}"
+
+    def _restore_precision(self, original: dict[str, Tensor]) -> None:
+        """Writes the fp32 weights into the masters, which DeepSpeed makes from parameters already rounded to bf16."""
+        for piece in self._slices():
+            flat = original[piece.name].view(-1)
+            piece.of(piece.master).copy_(flat[piece.offset : piece.offset + piece.length])
+
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return self._zero.optimizer
+
+    def _backward(self, micro_batch: MicroBatch, loss_fn: LossFunction, scale: float, last: bool) -> LossSums:
+        sums = loss_fn(self._engine, micro_batch)
+        self._engine.backward(sums.loss * scale, scale_wrt_gas=False)
+        return sums
+
+    def _update(self, lr: float) -> float:
+        for group in self._zero.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else inf
+
+    def _slices(self) -> Sequence[Slice]:
+        find = self._slice_of_stage3 if self._stage == 3 else self._slice_of_partition
+        found = (find(name, parameter) for name, parameter in self._engine.module.named_parameters())
+        return [piece for piece in found if piece is not None]
+
+    def _slice_of_partition(self, name: str, parameter: Any) -> Slice | None:
+        """Stages 1 and 2 cut the concatenation of a parameter group into equal parts, one a rank."""
+        mapping = parameter._hp_mapping
+        if mapping is None:
+            return None
+        here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
+        (master,) = self._optimizer.param_groups[mapping.param_group_index]["params"]
+        return Slice(name, here.start, here.numel, master, there.start)
+
+    def _slice_of_stage3(self, name: str, parameter: Any) -> Slice | None:
+        """Stage 3 cuts every parameter into equal parts, one a rank; the last ones may be padding in part or whole."""
+        group, start, numel = self._zero.grad_position[self._zero.get_param_id(parameter)]
+        offset = self.rank * numel
+        length = min(numel, parameter.ds_numel - offset)
+        if length <= 0:
+            return None
+        return Slice(name, offset, length, self._zero.fp32_partitioned_groups_flat[group], start)
+
+    def load_fragments(self, reader: FragmentReader) -> None:
+        """See `Engine.load_fragments`. Every rank reads only what it owns."""
+        write_slices(self._slices(), self._optimizer, reader)
+        self._refresh_parameters()
+        self.num_updates = reader.num_updates
+
+    def _refresh_parameters(self) -> None:
+        """Makes the parameters that the model computes with from the fp32 masters."""
+        if self._stage < 3:
+            self._zero.update_lp_params()
+            return
+        self._zero._partition_all_parameters()
+        for number in range(len(self._zero.fp16_groups)):
+            self._zero._reassign_or_swap_out_partitioned_parameters(number)
+        if self._zero.persistent_parameters:
+            self._zero.persistent_parameters[0].all_gather(self._zero.persistent_parameters)
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """See `Engine.full_weights`. Summed up from the ranks' fp32 masters, hence exact under bf16 too."""
+        weights = {name: torch.zeros(shape, device=self.device) for name, shape in self._shapes.items()}
+        for piece in self._slices():
+            flat = weights[piece.name].view(-1)
+            flat[piece.offset : piece.offset + piece.length].copy_(piece.of(piece.master))
+        for tensor in weights.values():
+            self._processes.sum_tensor(tensor)
+        return weights
+
+    def close(self) -> None:
+        self._engine.destroy()
+        super().close()
+
+
+def _import_deepspeed(device: torch.device) -> ModuleType:
+    """DeepSpeed, told before its import which device to take."""
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # Its collectives go by names that torch 2.13 deprecates.
+    warnings.filterwarnings("ignore", message=".*(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated")
+    import deepspeed
+
+    # On the CPU DeepSpeed would compile a shared-memory collective at start-up, and die without a C++ compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
