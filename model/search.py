@@ -86,17 +86,15 @@ def search(
     scores the earlier beam's, then the smaller id goes first.
     """
     state = _start(model, sources, device)
-    num_rows = len(sources) * config.beam_size
-    rows_B = torch.arange(len(sources), device=device).repeat_interleave(config.beam_size)
+    state.select(torch.arange(len(sources), device=device).repeat_interleave(config.beam_size))
     beams = _first_beams(sources, config, device)
-    state = state.select(rows_B)
     finished: list[list[Hypothesis]] = [[] for _ in sources]
     while beams.sentence_N.numel():
         logits_BV = model.decode_step(beams.tokens_NKT[:, :, -1].flatten(), state)
-        beams, parent_B = _advance(beams, logits_BV, config, finished)
-        if config.beam_size > 1 or parent_B.numel() < num_rows:
-            state = state.select(parent_B)
-        num_rows = parent_B.numel()
+        beams, parents_B = _advance(beams, logits_BV, config, finished)
+        moved = config.beam_size > 1 or len(parents_B) < len(logits_BV)
+        if moved and len(parents_B):
+            state.select(parents_B)
     return [sorted(hypotheses, key=lambda h: -h.score)[: config.beam_size] for hypotheses in finished]
 
 

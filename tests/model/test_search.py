@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.batch import PackedBatch
+from model.config import ModelConfig
 from model.search import Hypothesis, SearchConfig, search
+from model.transformer import Transformer
 
 PAD, UNK, BOS, EOS, A, B = range(6)
 FORBIDDEN = (PAD, UNK, BOS)
@@ -20,8 +23,8 @@ class ToyState:
     def __init__(self, source_B: Tensor, tokens_BT: Tensor) -> None:
         self.source_B, self.tokens_BT = source_B, tokens_BT
 
-    def select(self, indices_B: Tensor) -> "ToyState":
-        return ToyState(self.source_B[indices_B], self.tokens_BT[indices_B])
+    def select(self, rows_B: Tensor) -> None:
+        self.source_B, self.tokens_BT = self.source_B[rows_B], self.tokens_BT[rows_B]
 
 
 class ToyModel:
@@ -177,3 +180,63 @@ def test_no_work_is_done_for_finished_sentences() -> None:
     found = search(model, [[2, EOS], [9, EOS], [5, EOS]], config(2, max_extra_tokens=20))
     assert [len(hypotheses[0].ids) for hypotheses in found] == [2, 9, 5]
     assert model.rows_computed == 2 * (3 + 10 + 6)
+
+
+def real_model(dtype: torch.dtype = torch.float32) -> Transformer:
+    """Small, at random, with embeddings large enough for decided choices."""
+    torch.manual_seed(1)
+    sizes = ModelConfig(d_model=32, d_ff=64, num_heads=4, num_encoder_layers=2, num_decoder_layers=2)
+    model = Transformer(sizes, vocab_size=20, pad_id=PAD, compute_dtype=dtype).eval()
+    with torch.no_grad():
+        for table in model.tables.parameters():
+            table.mul_(4.0)
+    return model.to(dtype)
+
+
+def teacher_forced_log_prob(model: Transformer, source: list[int], ids: list[int]) -> float:
+    """log P of the whole hypothesis from one full forward pass over it."""
+    target_in, target_out = torch.tensor([BOS, *ids]), torch.tensor([*ids, EOS])
+    batch = PackedBatch(
+        source_S=torch.tensor(source),
+        source_positions_S=torch.arange(len(source)),
+        source_cu=torch.tensor([0, len(source)], dtype=torch.int32),
+        target_in_T=target_in,
+        target_out_T=target_out,
+        target_positions_T=torch.arange(len(target_in)),
+        target_cu=torch.tensor([0, len(target_in)], dtype=torch.int32),
+        max_source_length=len(source),
+        max_target_length=len(target_in),
+        num_target_tokens=len(target_in),
+    )
+    with torch.no_grad():
+        return -model(batch)[1].item()
+
+
+SOURCES = [[7, 8, 9, EOS], [10, EOS], [11, 12, 13, 14, 15, 16, EOS], [7, 8, EOS]]
+
+
+def test_cached_search_through_the_transformer_scores_as_full_decoding_does() -> None:
+    model = real_model()
+    found = search(model, SOURCES, config(4, max_extra_tokens=9))
+    assert len({len(h.ids) for hypotheses in found for h in hypotheses}) > 2
+    for source, hypotheses in zip(SOURCES, found, strict=True):
+        for hypothesis in hypotheses:
+            length = len(hypothesis.ids) + 1
+            expected = teacher_forced_log_prob(model, source, hypothesis.ids) / ((5 + length) / 6) ** 0.6
+            assert hypothesis.score == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_a_batch_through_the_transformer_equals_each_sentence_alone(beam_size: int) -> None:
+    model = real_model()
+    together = search(model, SOURCES, config(beam_size, max_extra_tokens=9))
+    for source, found in zip(SOURCES, together, strict=True):
+        [alone] = search(model, [source], config(beam_size, max_extra_tokens=9))
+        assert [h.ids for h in found] == [h.ids for h in alone]
+        assert [h.score for h in found] == pytest.approx([h.score for h in alone], rel=1e-4)
+
+
+def test_search_runs_in_bf16() -> None:
+    for hypotheses in search(real_model(torch.bfloat16), SOURCES, config(4, max_extra_tokens=9)):
+        assert hypotheses
+        assert all(math.isfinite(h.score) for h in hypotheses)

@@ -49,16 +49,16 @@ def test_lines_are_split_at_line_feeds_only(tmp_path: Path, name: str) -> None:
 
 
 def test_unreadable_files_are_told_with_their_place(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="missing.txt cannot be read"):
+    with pytest.raises(UserError, match=r"missing\.txt cannot be read"):
         read_lines(tmp_path / "missing.txt")
     (tmp_path / "latin.txt").write_bytes("gut\nschön\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"line 2 of .*latin.txt is not valid UTF-8"):
         read_lines(tmp_path / "latin.txt")
     (tmp_path / "torn.gz").write_bytes(gzip.compress(b"a line\n" * 1000)[:-20])
-    with pytest.raises(UserError, match="torn.gz is not a complete gzip file"):
+    with pytest.raises(UserError, match=r"torn\.gz is not a complete gzip file"):
         read_lines(tmp_path / "torn.gz")
     (tmp_path / "plain.gz").write_bytes(b"a line\n")
-    with pytest.raises(UserError, match="plain.gz cannot be read"):
+    with pytest.raises(UserError, match=r"plain\.gz cannot be read"):
         read_lines(tmp_path / "plain.gz")
 
 
