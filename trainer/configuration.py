@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from model.config import PRESETS
 from trainer.config import Config
 from trainer.errors import UserError
-from trainer.rules import check_rules
+from trainer.rules import check_rules, settings
 
 # The scalars of YAML 1.2. PyYAML follows 1.1, where `7e-4` is text, `no` (also a language) is false and 12:30 is 750.
 _SCALARS = {
@@ -54,6 +54,32 @@ for _class in (_Loader, _Dumper):
     for _tag, (_pattern, _first) in _SCALARS.items():
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
 
+# What may be different when a run goes on from its checkpoint. All else is part of what was learnt, or of the meaning
+# of the stored state, and stays as it was.
+CHANGEABLE = (
+    "run.directory",  # a run may be moved
+    "run.max_steps",  # and go on for longer
+    "model.preset",  # only a record; the sizes themselves are compared
+    "data.valid",  # read anew at each start
+    "data.max_tokens",  # how many pairs make a batch or a step: a lane's position counts pairs
+    "data.max_source_tokens",
+    "data.micro_batches_per_step",
+    "data.cache",  # where and how far ahead text is read, not what
+    "data.prefetch",
+    "optimizer.peak_lr",  # what a step does next; only the betas are built into the moments
+    "optimizer.final_lr",
+    "optimizer.eps",
+    "optimizer.weight_decay",
+    "optimizer.clip",
+    "optimizer.schedule",
+    "optimizer.warmup_steps",
+    "optimizer.label_smoothing",
+    "engine.",  # fragments load into any engine
+    "checkpoint.",  # what is saved, scored and shown
+    "evaluation.",
+    "tracking.",
+)
+
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration in the YAML file `path`, changed by `section.key=value` overrides, the later ones winning.
@@ -73,6 +99,23 @@ def dump(config: Config) -> str:
     """The configuration as YAML, every value written out; `load` reads it back to an equal `Config`."""
     tree = json.loads(json.dumps(asdict(config)))
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """The dotted paths of the settings that differ, in the order of the configuration."""
+    others = dict(settings(b))
+    return [path for path, value in settings(a) if others[path] != value]
+
+
+def require_same_run(old: Config, new: Config) -> None:
+    """Raises a `UserError` that names the settings in which `new` cannot go on with a run that `old` began."""
+    fixed = [path for path in differences(old, new) if not path.startswith(CHANGEABLE)]
+    if fixed:
+        raise UserError(
+            f"{new.run.directory} holds a run made with another configuration, which differs in "
+            f"{', '.join(f'`{path}`' for path in fixed)}; give {'it its' if len(fixed) == 1 else 'them their'} old "
+            f"value{'' if len(fixed) == 1 else 's'} or choose another `run.directory`."
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

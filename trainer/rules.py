@@ -1,4 +1,4 @@
-"""The rules that a configuration must keep beyond its types, and the settings that a run cannot change on its way."""
+"""The rules that a configuration must keep beyond the types of its values."""
 
 import math
 from collections import Counter
@@ -146,17 +146,6 @@ def _check_schedule(config: Config) -> None:
             f"`optimizer.final_lr` must be at most `optimizer.peak_lr` ({optimizer.peak_lr}), because the rate falls "
             f"to it, but is {optimizer.final_lr}."
         )
-    ends = optimizer.schedule in ("cosine", "linear")
-    if ends and optimizer.warmup_steps >= config.run.max_steps:
-        raise UserError(
-            f"`optimizer.warmup_steps` must be less than `run.max_steps` ({config.run.max_steps}), where the "
-            f"{optimizer.schedule} schedule ends, but is {optimizer.warmup_steps}."
-        )
-    if optimizer.schedule == "inverse_sqrt" and optimizer.warmup_steps < 1:
-        raise UserError(
-            f"`optimizer.warmup_steps` must be at least 1 for the inverse_sqrt schedule, whose fall is measured from "
-            f"the warm-up's end, but is {optimizer.warmup_steps}."
-        )
 
 
 def _check_engine(config: Config) -> None:
@@ -170,6 +159,11 @@ def _check_engine(config: Config) -> None:
         raise UserError(
             f"`engine.offload` can be nvme only where `engine.kind` is zero3, the one stage for which DeepSpeed "
             f"swaps to disk, but the kind is {engine.kind}."
+        )
+    if engine.compile and engine.kind == "zero3":
+        raise UserError(
+            "`engine.compile` must be false where `engine.kind` is zero3, which frees weights between layers, but is "
+            "true; take zero2 to compile."
         )
     if engine.offload == "nvme" and not engine.nvme_path:
         raise UserError("`engine.nvme_path` is missing: `engine.offload: nvme` needs a folder on a fast local disk.")
@@ -197,46 +191,3 @@ def settings(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from settings(value, f"{prefix}{field.name}.")
         else:
             yield f"{prefix}{field.name}", value
-
-
-# What may be different when a run goes on from its checkpoint. All else is part of what was learnt, or of the meaning
-# of the stored state, and stays as it was.
-CHANGEABLE = (
-    "run.directory",  # a run may be moved
-    "run.max_steps",  # and go on for longer
-    "model.preset",  # only a record; the sizes themselves are compared
-    "data.valid",  # read anew at each start
-    "data.max_tokens",  # a lane's position counts pairs, not micro-batches
-    "data.max_source_tokens",
-    "data.cache",  # where and how far ahead text is read, not what
-    "data.prefetch",
-    "optimizer.peak_lr",  # what a step does next; only the betas are built into the moments
-    "optimizer.final_lr",
-    "optimizer.eps",
-    "optimizer.weight_decay",
-    "optimizer.clip",
-    "optimizer.schedule",
-    "optimizer.warmup_steps",
-    "optimizer.label_smoothing",
-    "engine.",  # fragments load into any engine
-    "checkpoint.",  # what is saved, scored and shown
-    "evaluation.",
-    "tracking.",
-)
-
-
-def differences(a: Config, b: Config) -> list[str]:
-    """The dotted paths of the settings that differ, in the order of the configuration."""
-    others = dict(settings(b))
-    return [path for path, value in settings(a) if others[path] != value]
-
-
-def require_same_run(old: Config, new: Config) -> None:
-    """Raises a `UserError` that names the settings in which `new` cannot go on with a run that `old` began."""
-    fixed = [path for path in differences(old, new) if not path.startswith(CHANGEABLE)]
-    if fixed:
-        raise UserError(
-            f"{new.run.directory} holds a run made with another configuration, which differs in "
-            f"{', '.join(f'`{path}`' for path in fixed)}; give {'it its' if len(fixed) == 1 else 'them their'} old "
-            f"value{'' if len(fixed) == 1 else 's'} or choose another `run.directory`."
-        )

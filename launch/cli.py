@@ -1,0 +1,182 @@
+"""The command line: what can be said, and how a failure is told. What the commands do is in `launch.commands`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from launch import commands
+from launch.failure import BROKEN_PIPE, explain
+from trainer.errors import UserError
+
+DESCRIPTION = """\
+Trains Transformers for translation: from parallel text to a scored model, on any number of processes.
+
+  dragoman train configs/quickstart.yaml --processes 2
+  echo "Je suis étudiant." | dragoman translate runs/quickstart"""
+
+CHANGES = "settings to change, as section.key=value; the value is YAML, and data.train.0.weight names a list's entry"
+MODEL = "a run directory (its best checkpoint, or its last), one checkpoint, or a model directory"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises `UserError` where argparse would print its whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see `{self.prog} --help`).")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; its exit status: 0, 2 for a user's mistake, 130 after Ctrl-C, 1 for a defect."""
+    try:
+        options = _parse(arguments)
+        status: int = options.command(options)
+        sys.stdout.flush()
+    except Exception as error:
+        return _tell(error)
+    except KeyboardInterrupt as error:
+        return _tell(error)
+    return status
+
+
+def _tell(error: BaseException) -> int:
+    failure = explain(error)
+    if failure.status == BROKEN_PIPE:
+        # The reader has gone; without this, Python would fail once more when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if failure.message:
+        print(failure.message, file=sys.stderr)
+    return failure.status
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
+    options, others = parser.parse_known_args(arguments)
+    # argparse takes positional arguments in one piece only; changes may also follow an option.
+    if any(other.startswith("-") for other in others) or (others and "changes" not in options):
+        parser.error(f"unrecognised: {' '.join(others)}")
+    if others:
+        options.changes += others
+    return options
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; the chosen one is in `command`."""
+    parser = _Parser(
+        prog="dragoman",
+        description=DESCRIPTION,
+        epilog="`dragoman COMMAND --help` tells more, with an example.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (_add_train, _add_prepare, _add_translate, _add_evaluate, _add_average, _add_config):
+        add(subparsers)
+    return parser
+
+
+Subparsers = argparse._SubParsersAction  # argparse has no public name for it
+Command = Callable[[argparse.Namespace], int]
+
+
+def _add(subparsers: Subparsers, command: Command, summary: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        command.__name__,
+        help=summary,
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _add_configuration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="the YAML file, such as configs/quickstart.yaml")
+    parser.add_argument("changes", metavar="key=value", nargs="*", default=[], help=CHANGES)
+
+
+def _add_train(subparsers: Subparsers) -> None:
+    text = """\
+Trains on this machine, into the folder `run.directory`. If that holds a checkpoint of the same configuration, the run
+goes on from it, with any number of processes. Ctrl-C saves and stops; twice, it stops at once.
+
+example:
+  dragoman train configs/multi30k_en_de.yaml --processes 2 model.dropout=0.2 run.directory=runs/less_dropout"""
+    parser = _add(subparsers, commands.train, "train a model, or go on with a run", text)
+    _add_configuration(parser)
+    parser.add_argument("--processes", type=_count, metavar="N", help="default: the number of GPUs, or 1 without any")
+
+
+def _add_prepare(subparsers: Subparsers) -> None:
+    text = """\
+Trains the tokenizer and writes the tokenised text, as `train` does by itself where they are missing: beforehand, once,
+on a machine without GPUs.
+
+example:
+  dragoman prepare configs/wmt14_en_de_base.yaml"""
+    _add_configuration(_add(subparsers, commands.prepare, "tokenizer and token store, before training", text))
+
+
+def _add_translate(subparsers: Subparsers) -> None:
+    text = """\
+Translates lines from stdin to stdout, in order, each as soon as it and those before it are done.
+
+example:
+  dragoman translate runs/quickstart < sentences.fr > sentences.en"""
+    parser = _add(subparsers, commands.translate, "translate lines from stdin to stdout", text)
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    _add_decoding(parser)
+
+
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--beam-size", type=_count, metavar="N", help="default: the configuration's; 1 is greedy")
+    parser.add_argument("--length-penalty", type=float, metavar="A", help="default: the configuration's")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA where it is")
+
+
+def _add_evaluate(subparsers: Subparsers) -> None:
+    text = """\
+BLEU and chrF, with sacreBLEU's signatures, of a model's translations or of an existing output. Files are UTF-8, one
+sentence a line, plain or .gz.
+
+examples:
+  dragoman evaluate runs/multi30k_en_de --source test.en --reference test.de
+  dragoman evaluate --hypothesis output.de --reference reference_1.de reference_2.de --json"""
+    parser = _add(subparsers, commands.evaluate, "BLEU and chrF of a model or of an output", text)
+    parser.add_argument("model", metavar="MODEL", nargs="?", help=MODEL)
+    parser.add_argument("--source", metavar="FILE", help="the text that MODEL translates")
+    parser.add_argument("--hypothesis", metavar="FILE", help="an existing output, in place of MODEL and --source")
+    parser.add_argument(
+        "--reference", metavar="FILE", nargs="+", action="extend", required=True, help="one or more translations"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_decoding(parser)
+
+
+def _add_average(subparsers: Subparsers) -> None:
+    text = """\
+Writes a model directory whose weights are the mean of a run's last checkpoints, which often translates better than any
+of them.
+
+example:
+  dragoman average runs/multi30k_en_de --last 5 --output models/multi30k_en_de"""
+    parser = _add(subparsers, commands.average, "a model from the mean of checkpoints", text)
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("--last", type=_count, metavar="N", required=True, help="how many checkpoints")
+    parser.add_argument("--output", metavar="DIR", required=True, help="the model directory to write")
+
+
+def _add_config(subparsers: Subparsers) -> None:
+    text = """\
+Prints the configuration that a run would have: every setting, with the presets and changes worked in.
+
+example:
+  dragoman config configs/wmt14_en_de_base.yaml engine.kind=zero2"""
+    _add_configuration(_add(subparsers, commands.config, "print the resolved configuration", text))
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but is {number}")
+    return number

@@ -1,0 +1,118 @@
+"""What each command does. Heavy modules are imported where they are needed, so that `--help` and mistakes are quick."""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import BinaryIO
+
+from trainer.errors import UserError
+
+
+def config(options: Namespace) -> int:
+    """Prints the resolved configuration."""
+    from trainer import configuration
+
+    print(configuration.dump(configuration.load(options.config, options.changes)), end="")
+    return 0
+
+
+def train(options: Namespace) -> int:
+    """Checks everything that can be checked beforehand, then trains here or in several processes."""
+    from launch import local
+    from trainer import configuration
+
+    config = configuration.load(options.config, options.changes)
+    gpus = 0 if config.engine.device == "cpu" else local.visible_gpus()
+    processes = options.processes or max(1, gpus)
+    local.prepare_environment(processes, on_cpu=gpus == 0)
+
+    from trainer.data.feed import check_world_size
+    from trainer.data.sources import check_sources
+
+    check_world_size(config.data, processes)
+    check_sources([*config.data.train, *config.data.valid])
+    if processes == 1:
+        from trainer import run
+
+        run.train(config)
+        return 0
+    failure = local.run_workers([options.config, *options.changes], processes)
+    if failure is None:
+        return 0
+    if failure.message:
+        print(failure.message, file=sys.stderr)
+    return failure.status
+
+
+def prepare(options: Namespace) -> int:
+    """Writes tokenizer and token store and says what is in them."""
+    from trainer import configuration, run
+
+    config = configuration.load(options.config, options.changes)
+    prepared = run.prepare(config)
+    print(f"tokenizer: {prepared.tokenizer.vocab_size:,} pieces, {prepared.tokenizer.path}")
+    for store, reused in zip(prepared.stores, prepared.reused, strict=True):
+        found = store.manifest
+        rejected = "".join(f", {count:,} left out ({reason})" for reason, count in found.rejected.items() if count)
+        print(
+            f"{found.name}: {found.num_pairs:,} pairs, {found.num_source_tokens:,} source and "
+            f"{found.num_target_tokens:,} target tokens{rejected}{' (was there already)' if reused else ''}"
+        )
+    return 0
+
+
+def translate(options: Namespace) -> int:
+    """Translates stdin to stdout, line by line."""
+    lines = _lines(sys.stdin.buffer)
+    for translation in _translations(options, lines):
+        sys.stdout.buffer.write(translation.encode() + b"\n")
+        sys.stdout.buffer.flush()
+    return 0
+
+
+def _translations(options: Namespace, lines: Iterable[str]) -> Iterator[str]:
+    from trainer.translation import load_translator
+
+    translator = load_translator(Path(options.model), options.device)
+    return translator.translate_stream(lines, options.beam_size, options.length_penalty)
+
+
+def _lines(stream: BinaryIO) -> Iterator[str]:
+    """Lines end at line feeds only: the other separators of Unicode belong to the text."""
+    for number, line in enumerate(stream, 1):
+        try:
+            yield line.removesuffix(b"\n").decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"Line {number} of the standard input is not valid UTF-8 ({error.reason}).") from error
+
+
+def evaluate(options: Namespace) -> int:
+    """Prints BLEU and chrF of a model's translations or of an existing output."""
+    if (options.hypothesis is None) == (options.model is None):
+        raise UserError("`dragoman evaluate` scores either a MODEL, with --source, or an output, with --hypothesis.")
+    if (options.model is None) != (options.source is None):
+        raise UserError("--source is the text that MODEL translates: `dragoman evaluate` needs both or neither.")
+    from trainer.scoring import read_lines, score
+
+    references = [read_lines(Path(name)) for name in options.reference]
+    if options.hypothesis is not None:
+        hypotheses = read_lines(Path(options.hypothesis))
+    else:
+        hypotheses = list(_translations(options, read_lines(Path(options.source))))
+    scores = score(hypotheses, references)
+    if options.json:
+        print(json.dumps(asdict(scores)))
+    else:
+        print(f"BLEU {scores.bleu:.2f}  {scores.bleu_signature}\nchrF {scores.chrf:.2f}  {scores.chrf_signature}")
+    return 0
+
+
+def average(options: Namespace) -> int:
+    """Writes the mean of a run's last checkpoints as a model directory."""
+    from trainer.averaging import average as average_checkpoints
+
+    average_checkpoints(Path(options.run), options.last, Path(options.output))
+    return 0

@@ -1,0 +1,52 @@
+"""How a failure is told: a sentence and status 2 for what the user can mend, a traceback for what only we can."""
+
+import errno
+import traceback
+from dataclasses import dataclass
+
+from trainer.errors import UserError
+
+USER_ERROR, DEFECT, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The exit status of a command that failed, and what to print on stderr (nothing where it is empty)."""
+
+    status: int
+    message: str
+
+
+def explain(error: BaseException) -> Failure:
+    """What to tell of an exception that ended a command or a worker."""
+    if isinstance(error, UserError):
+        return Failure(USER_ERROR, f"dragoman: {error}")
+    if isinstance(error, KeyboardInterrupt):
+        return Failure(INTERRUPTED, "")
+    if isinstance(error, BrokenPipeError):
+        return Failure(BROKEN_PIPE, "")
+    full = _full_disk(error)
+    if full is not None:
+        return Failure(
+            USER_ERROR,
+            f"dragoman: no space is left on the disk{_where(full)}; free some and give the same command again: what is "
+            "complete is kept.",
+        )
+    return Failure(DEFECT, "".join(traceback.format_exception(error)).rstrip())
+
+
+def _full_disk(error: BaseException) -> BaseException | None:
+    """The exception in the chain that says so; Rust and C++ libraries report a full disk in words only."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
+            return link
+        if "no space left on device" in str(link).lower():
+            return link
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def _where(error: BaseException) -> str:
+    filename = getattr(error, "filename", None)
+    return f" that holds {filename}" if filename else ""

@@ -1,0 +1,133 @@
+"""Several worker processes on this machine, started through torchrun and watched until they end."""
+
+import contextlib
+import glob
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from launch.failure import DEFECT, INTERRUPTED, Failure
+from launch.worker import FAILURE_FILE, LAUNCH_FOLDER, WORKER_PREFIX
+from trainer.signals import STOP_SIGNALS
+
+POLL_SECONDS = 0.1
+# One asks the loop to save and stop, two stop it at once, three end workers that do not answer.
+INTERRUPTS_TO_KILL = 3
+
+
+def visible_gpus() -> int:
+    """How many CUDA devices a new process would see, found out without importing torch."""
+    devices = glob.glob("/dev/nvidia[0-9]*")
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not devices or chosen is None:
+        return len(devices)
+    return len([device for device in chosen.split(",") if device.strip() not in ("", "-1")])
+
+
+def prepare_environment(processes: int, on_cpu: bool) -> None:
+    """Sets, for this process and those it starts, what libraries read from the environment before they are imported."""
+    if on_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for a GPU, or a compiler, by itself
+    if processes > 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+
+
+def run_workers(arguments: Sequence[str], processes: int) -> Failure | None:
+    """Runs `launch.worker` with these arguments in `processes` processes until all have ended; None if all went well.
+
+    Stop signals are passed on to the workers. When one worker fails, the others are ended.
+    """
+    with tempfile.TemporaryDirectory(prefix="dragoman-", ignore_cleanup_errors=True) as folder:
+        workers = _Workers(Path(folder))
+        torchrun = subprocess.Popen(
+            _torchrun_command(processes, arguments),
+            env=_worker_environment(folder),
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C in the terminal reaches us alone, and we pass it on
+        )
+        before = {number: signal.signal(number, workers.remember) for number in STOP_SIGNALS}
+        try:
+            while torchrun.poll() is None and not workers.failed and not workers.must_end:
+                workers.forward_signals()
+                time.sleep(POLL_SECONDS)
+            return workers.verdict(torchrun.poll())
+        finally:
+            if torchrun.poll() is None:
+                torchrun.kill()  # first, so that it does not report the workers that we end
+                workers.kill()
+            torchrun.communicate()  # closes the pipe, which ends a worker that had no time to tell its process id
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _Workers:
+    """The processes that torchrun started, known by what they leave in the launch folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._failure = folder / FAILURE_FILE
+        self._folder = folder
+        self._signals: list[int] = []
+        self._num_sent: dict[int, int] = {}
+
+    @property
+    def failed(self) -> bool:
+        return self._failure.exists()
+
+    @property
+    def must_end(self) -> bool:
+        return self._signals.count(signal.SIGINT) >= INTERRUPTS_TO_KILL
+
+    def remember(self, number: int, frame: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def forward_signals(self) -> None:
+        """Sends every worker the signals that it has not got, also those from before it was there."""
+        for pid in self._pids():
+            for number in self._signals[self._num_sent.get(pid, 0) :]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            self._num_sent[pid] = len(self._signals)
+
+    def kill(self) -> None:
+        for pid in self._pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(os.getpgid(pid), signal.SIGKILL)
+
+    def verdict(self, torchrun_status: int | None) -> Failure | None:
+        if self.failed:
+            return Failure(**json.loads(self._failure.read_text()))
+        if self.must_end:
+            return Failure(INTERRUPTED, "")
+        if torchrun_status == 0:
+            return None
+        return Failure(
+            DEFECT,
+            "dragoman: a worker process died without a word, perhaps for want of memory (torchrun's report is above); "
+            "the same command goes on from the last checkpoint.",
+        )
+
+    def _pids(self) -> list[int]:
+        return [int(path.name.removeprefix(WORKER_PREFIX)) for path in self._folder.glob(f"{WORKER_PREFIX}*")]
+
+
+def _torchrun_command(processes: int, arguments: Sequence[str]) -> list[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    return [*torchrun, "--nproc-per-node", f"{processes}", "--max-restarts", "0", "-m", "launch.worker", *arguments]
+
+
+def _worker_environment(folder: str) -> dict[str, str]:
+    # Safe path: a `model.py` in the user's folder is not imported in our place. Our own packages, if they lie in a
+    # clone and not among the installed ones, then need to be named.
+    environment = os.environ | {LAUNCH_FOLDER: folder, "PYTHONSAFEPATH": "1"}
+    home = Path(__file__).parents[1]
+    if home.name not in ("site-packages", "dist-packages"):
+        environment["PYTHONPATH"] = os.pathsep.join([str(home), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return environment

@@ -1,0 +1,95 @@
+"""What each process of a training run executes: `python -m launch.worker CONFIG [key=value …]`.
+
+`dragoman train` starts it through torchrun; `torchrun`, `accelerate launch`, `deepspeed` and `srun` may start it as
+well, because all that it knows of the other processes comes from the environment (RANK, WORLD_SIZE, …).
+
+Under `dragoman train`, the environment variable DRAGOMAN_LAUNCH names a folder in which a worker leaves its process id,
+so that signals find it, and its failure, so that a user's mistake is told once and not by every rank and torchrun.
+Its standard input is then a pipe that nobody writes to: it ends when `dragoman train` has died, and so does the worker.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+from launch.failure import Failure, explain
+
+LAUNCH_FOLDER = "DRAGOMAN_LAUNCH"
+FAILURE_FILE = "failure.json"
+WORKER_PREFIX = "worker-"
+SECONDS_TO_BE_ENDED = 30
+
+
+def main() -> int:
+    """Trains as the command line says; the exit status."""
+    folder = os.environ.get(LAUNCH_FOLDER)
+    try:
+        if folder:
+            _join(Path(folder))
+        _train(sys.argv[1:])
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            failure = Failure(error.code if isinstance(error.code, int) else 1, "")
+        else:
+            failure = explain(error)
+        return _leave(Path(folder), failure) if folder else _print(failure)
+    return 0
+
+
+def _train(arguments: list[str]) -> None:
+    from trainer import configuration, run
+    from trainer.errors import UserError
+
+    # `deepspeed` adds --local_rank to every command line; the environment has it too.
+    arguments = [argument for argument in arguments if not argument.startswith("--local_rank=")]
+    if not arguments:
+        raise UserError("A worker needs the configuration to train: `python -m launch.worker CONFIG [key=value …]`.")
+    run.train(configuration.load(arguments[0], arguments[1:]))
+
+
+def _join(folder: Path) -> None:
+    # Until the loop takes the signals over there is nothing to save, so they end the worker at once.
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _stop)
+    (folder / f"{WORKER_PREFIX}{os.getpid()}").touch()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def _leave(folder: Path, failure: Failure) -> int:
+    """Leaves the failure in the folder, unless another rank was first, and waits for `dragoman train` to end us all: a
+    rank that simply ended would make the others fail in their next collective and hide the cause."""
+    if failure.status == 1:
+        failure = Failure(1, f"dragoman: rank {os.environ.get('RANK', '0')} failed:\n{failure.message}")
+    draft = folder / f"draft-{os.getpid()}"
+    draft.write_text(json.dumps(asdict(failure)))
+    with contextlib.suppress(FileExistsError):
+        os.link(draft, folder / FAILURE_FILE)
+    time.sleep(SECONDS_TO_BE_ENDED)
+    return failure.status
+
+
+def _print(failure: Failure) -> int:
+    if failure.message:
+        print(failure.message, file=sys.stderr)
+    return failure.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
