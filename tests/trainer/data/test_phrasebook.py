@@ -133,7 +133,7 @@ PHENOMENA = {
         Vendez-vous le vieil ordinateur ? | Are you selling the old computer?
         Tu vas porter ton écharpe blanche. | You are going to wear your white scarf.
         Julie porte souvent la nouvelle écharpe. | Julie often wears the new scarf.
-        Les voitures sont chères. | The cars are expensive.""",
+        Mes assiettes sont trop chères. | My plates are too expensive.""",
     "possession": """
         Marie ne porte pas son écharpe verte. | Marie is not wearing her green scarf.
         Mon cousin a porté son écharpe. | My cousin wore his scarf.
