@@ -7,10 +7,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from trainer.data.packing import Budget, MicroBatch, Side, SpecialIds, pack
 from trainer.errors import UserError
-from trainer.metrics import MetricsFile, StepMeter, read_metrics
+from trainer.metrics import MetricsFile, StepMeter, count_cells, read_metrics
 
 
 def write(path: Path, *records: dict, resume_step: int = 0) -> None:
@@ -112,36 +114,70 @@ class Clock:
         return self.now
 
 
+class TwoRanks:
+    """The collectives of two ranks; the other one counts the same, but for its memory."""
+
+    world_size = 2
+
+    def sum(self, values: list[float]) -> list[float]:
+        return [2 * value for value in values]
+
+    def gather(self, value: int) -> list[int]:
+        return [value, value + 5]
+
+    def peak_memory(self) -> int:
+        return 1000
+
+
+def micro_batch(static: Budget | None = None) -> MicroBatch:
+    """Two pairs with 3 + 4 source and 2 + 3 target tokens."""
+    source = Side(np.arange(4, 11), np.array([3, 4]))
+    target = Side(np.arange(4, 9), np.array([2, 3]))
+    pair_ids = (np.zeros(2, np.int64), np.arange(2))
+    return MicroBatch(pack(source, target, SpecialIds(0, 2), static), index=0, lane=0, seed=1, pair_ids=pair_ids)
+
+
+def test_packed_batches_have_no_padding() -> None:
+    assert count_cells(micro_batch()) == (12, 12)
+
+
+def test_filler_is_padding() -> None:
+    filled = micro_batch(Budget(max_source_tokens=20, max_target_tokens=20, max_sentences=4, max_length=8))
+    real, cells = count_cells(filled)
+    batch = filled.batch
+    assert real == int((batch.source_S != 0).sum() + (batch.target_out_T != 0).sum()) == 12
+    assert cells == len(batch.source_S) + len(batch.target_in_T) > 20
+
+
 def test_the_meter_counts_since_the_last_report() -> None:
     clock = Clock()
-    meter = StepMeter(start_step=10, max_steps=20, clock=clock)
+    meter = StepMeter(clock)
     for _ in range(2):
-        with meter.waiting_for_data():
-            clock.now += 0.5
-        clock.now += 1.5
-        meter.add_step(num_target_tokens=1000, num_real_tokens=900, num_cells=1000)
-    assert meter.report(12) == pytest.approx(
+        clock.now += 2
+        meter.add(1000, waited=0.5, micro_batches=[micro_batch()])
+    assert meter.take(TwoRanks(), steps_left=8) == pytest.approx(
         {
             "tokens_per_second": 500,
             "seconds_per_step": 2,
-            "padding_share": 0.1,
+            "padding_share": 0,
             "data_wait_share": 0.25,
+            "peak_memory": 1005,
             "eta_seconds": 16,
         }
     )
     clock.now += 4
-    meter.add_step(num_target_tokens=1000, num_real_tokens=1000, num_cells=1000)
-    second = meter.report(13)
-    assert (second["tokens_per_second"], second["data_wait_share"], second["padding_share"]) == (250, 0, 0)
+    meter.add(1000, waited=0, micro_batches=[micro_batch()])
+    second = meter.take(TwoRanks(), steps_left=7)
+    assert (second["tokens_per_second"], second["data_wait_share"]) == (250, 0)
 
 
 def test_validation_slows_the_end_but_not_the_speed() -> None:
     clock = Clock()
-    meter = StepMeter(start_step=0, max_steps=4, clock=clock)
+    meter = StepMeter(clock)
     for _ in range(2):
         clock.now += 1
-        meter.add_step(num_target_tokens=100, num_real_tokens=1, num_cells=1)
-    with meter.outside_training():
-        clock.now += 8
-    numbers = meter.report(2)
+        meter.add(100, waited=0, micro_batches=[micro_batch()])
+        clock.now += 4
+        meter.restart()
+    numbers = meter.take(TwoRanks(), steps_left=2)
     assert (numbers["tokens_per_second"], numbers["eta_seconds"]) == (100, 10)

@@ -1,0 +1,328 @@
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.background_tracker import BackgroundTracker, NoTracker
+from trainer.config import WandbConfig
+from trainer.tracking import chart_values, create_tracker, resolve_mode
+
+TRAIN = {"kind": "train", "step": 3, "target_tokens": 900, "loss": 2.5, "skipped": False, "note": "text"}
+VALID = {"kind": "valid", "step": 3, "name": "val", "bleu": 30.5, "nll": None}
+
+
+class RecordingSink:
+    """A sink that fails or stands still where it is told to."""
+
+    def __init__(self, fails: tuple[str, ...] = (), blocks: tuple[str, ...] = ()) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.fails, self.blocks = fails, blocks
+        self.unblocked = threading.Event()
+
+    def _call(self, name: str, argument: Any = None) -> None:
+        self.calls.append((name, argument))
+        if name in self.blocks:
+            assert self.unblocked.wait(20)
+            raise ConnectionResetError("gone")
+        if name in self.fails:
+            raise RuntimeError(f"{name} fails")
+
+    def open(self) -> None:
+        self._call("open")
+
+    def write(self, record: Any) -> None:
+        self._call("write", record)
+
+    def finish(self, verdict: str) -> None:
+        self._call("finish", verdict)
+
+    def release(self) -> None:
+        self._call("release")
+
+    def abandon(self) -> None:
+        self.unblocked.set()
+
+
+@pytest.fixture
+def uncaught(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Exceptions that escape a thread."""
+    escaped: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", escaped.append)
+    return escaped
+
+
+def test_records_arrive_in_order_and_the_verdict_last() -> None:
+    sink, told = RecordingSink(), []
+    tracker = BackgroundTracker(sink, told.append)
+    for step in range(100):
+        tracker.log({"step": step})
+    tracker.close("interrupted")
+    writes = [("write", {"step": step}) for step in range(100)]
+    assert sink.calls == [("open", None), *writes, ("finish", "interrupted"), ("release", None)]
+    assert told == []
+
+
+@pytest.mark.parametrize("fails", [("open",), ("write",), ("finish",), ("finish", "release"), ("open", "release")])
+def test_what_fails_is_told_once_and_never_escapes(fails: tuple[str, ...], uncaught: list[Any]) -> None:
+    sink, told = RecordingSink(fails), []
+    tracker = BackgroundTracker(sink, told.append, max_errors=3)
+    for step in range(20):
+        tracker.log({"step": step})
+    tracker.close("finished")
+    tracker.log({"step": 21})
+    assert uncaught == []
+    assert len(told) == 1
+    assert f"{fails[0]} fails" in told[0]
+    assert sink.calls[-1] == ("release", None)
+    if fails == ("write",):
+        assert [name for name, _ in sink.calls].count("write") == 3
+
+
+@pytest.mark.parametrize("blocks", ["open", "write", "finish"])
+def test_a_sink_that_stands_still_is_left_behind(blocks: str, uncaught: list[Any]) -> None:
+    sink, told = RecordingSink(blocks=(blocks,)), []
+    tracker = BackgroundTracker(sink, told.append, close_seconds=0.5, queue_size=10)
+    tracker.log({"step": 0})
+    start = time.monotonic()
+    tracker.close("finished")
+    assert 0.5 <= time.monotonic() - start < 2
+    assert len(told) == 1
+    assert "left behind" in told[0]
+    assert sink.calls[-1] == ("release", None)
+    assert uncaught == []
+
+
+def test_a_full_queue_drops_and_says_how_many() -> None:
+    sink, told = RecordingSink(blocks=("open",)), []
+    tracker = BackgroundTracker(sink, told.append, close_seconds=0.3, queue_size=10)
+    for step in range(50):
+        tracker.log({"step": step})
+    tracker.close("finished")
+    assert "40 records" in told[-1]
+
+
+def test_numbers_are_grouped_and_the_axes_bare() -> None:
+    assert chart_values(TRAIN) == {"step": 3, "target_tokens": 900, "train/loss": 2.5, "train/skipped": False}
+    assert chart_values(VALID) == {"step": 3, "valid/val/bleu": 30.5}
+    assert chart_values({"kind": "event", "step": 3}) == {}
+
+
+@pytest.fixture
+def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The path at which a netrc file would be found."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    return tmp_path / "netrc"
+
+
+def test_auto_is_online_only_with_a_key(no_credentials: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_mode("auto") == "offline"
+    no_credentials.write_text("machine example.org login user password secret\n")
+    assert resolve_mode("auto") == "offline"
+    no_credentials.write_text("machine api.wandb.ai login user password secret\n")
+    assert resolve_mode("auto") == "online"
+    no_credentials.write_bytes(b"\xff\xfe garbage")
+    assert resolve_mode("auto") == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert resolve_mode("auto") == "online"
+    assert resolve_mode("disabled") == "disabled"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert resolve_mode("auto") == "disabled"
+    assert resolve_mode("offline") == "offline"
+
+
+def test_disabled_starts_no_thread(tmp_path: Path) -> None:
+    before = threading.active_count()
+    tracker = create_tracker(tmp_path, WandbConfig(mode="disabled"), {})
+    assert isinstance(tracker, NoTracker)
+    assert threading.active_count() == before
+    tracker.log(TRAIN)
+    tracker.close("finished")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Everything below runs `wandb` for real, in a process of its own: how long that process takes to end counts too.
+
+PROGRAM = """
+import json, sys, time
+from pathlib import Path
+from trainer.background_tracker import BackgroundTracker
+from trainer.config import WandbConfig
+from trainer.tracking import WandbSink
+
+def note(**values):
+    print(json.dumps(values), flush=True)
+
+def child():
+    return [int(pid) for t in Path("/proc/self/task").iterdir() for pid in (t / "children").read_text().split()][0]
+
+run, mode, close_seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+start = time.monotonic()
+sink = WandbSink(run, WandbConfig(), {"model": {"d_model": 8}}, online=mode == "online", notify=lambda text: note(told=text))
+tracker = BackgroundTracker(sink, lambda text: note(told=text), close_seconds=close_seconds)
+slowest = 0.0
+def log(step):
+    global slowest
+    before = time.perf_counter()
+    tracker.log({"kind": "train", "step": step, "loss": step / 2})
+    slowest = max(slowest, time.perf_counter() - before)
+note(created=time.monotonic() - start)
+"""
+
+
+class Outcome:
+    """What a program printed (its `note`s, merged; all it told), and how long it lived, in seconds."""
+
+    def __init__(self, run: Path, body: str, mode: str = "offline", close_seconds: float = 30, **environ: str) -> None:
+        run.mkdir(exist_ok=True)
+        program = PROGRAM + body + "\nnote(slowest=slowest)\n"
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+        command = [sys.executable, "-c", program, str(run), mode, str(close_seconds)]
+        start = time.monotonic()
+        done = subprocess.run(
+            command, env=kept | environ, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+        )
+        self.seconds = time.monotonic() - start
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        notes = [json.loads(line) for line in done.stdout.splitlines()]
+        self.told = [note["told"] for note in notes if "told" in note]
+        self.notes = {key: value for note in notes for key, value in note.items()}
+
+
+def wandb_records(path: Path) -> Iterator[Any]:
+    """The records of an offline run: a 7-byte header, then blocks of 32 KiB as in LevelDB's log; the tail may be torn."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, position, parts = path.read_bytes(), 7, b""
+    while position + 7 <= len(data):
+        left_in_block = 32768 - position % 32768
+        if left_in_block < 7:
+            position += left_in_block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        parts += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):
+            yield Record.FromString(parts)
+            parts = b""
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    """What was logged, over all offline pieces of the run."""
+    rows = []
+    for path in sorted(run.glob("wandb/offline-run-*/*.wandb")):
+        for record in wandb_records(path):
+            if record.WhichOneof("record_type") == "history":
+                rows.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in record.history.item})
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+
+
+LOG_AND_FINISH = "for step in range({}): log(step); time.sleep(0.001)\ntracker.close('finished')"
+
+
+@pytest.mark.slow
+def test_an_offline_run_holds_every_record_and_goes_on_under_its_id(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    outcome = Outcome(run, LOG_AND_FINISH.format(900))
+    assert history(run) == [{"step": step, "train/loss": step / 2} for step in range(900)]
+    assert any(f"wandb sync {run}/wandb" in line for line in outcome.told)
+    assert outcome.notes["created"] < 0.1
+    run_id = (run / "wandb_id").read_text().strip()
+    Outcome(run, LOG_AND_FINISH.format(5).replace("finished", "interrupted"))
+    pieces = sorted(run.glob("wandb/offline-run-*/*.wandb"))
+    assert [path.stem for path in pieces] == [f"run-{run_id}"] * 2
+    assert len(history(run)) == 905
+    configs = [r.run.config.update for p in pieces for r in wandb_records(p) if r.WhichOneof("record_type") == "run"]
+    assert all(json.loads({i.key: i.value_json for i in c}["model"]) == {"d_model": 8} for c in configs)
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """A server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.slow
+def test_a_server_that_never_answers_costs_nothing(tmp_path: Path, silent_server: str) -> None:
+    body = "for step in range(300): log(step); time.sleep(0.01)\nstart = time.monotonic()\ntracker.close('finished')\nnote(closing=time.monotonic() - start)"
+    outcome = Outcome(
+        tmp_path / "run", body, "online", close_seconds=1, WANDB_BASE_URL=silent_server, WANDB_API_KEY="k" * 40
+    )
+    assert outcome.notes["slowest"] < 0.005
+    assert outcome.notes["closing"] < 4
+    assert outcome.seconds < 15
+    assert any("left behind" in line for line in outcome.told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environ", [{"WANDB_API_KEY": "k" * 40}, {"NETRC": "/nonexistent"}], ids=["refused", "no key"])
+def test_where_the_server_cannot_be_had_the_run_is_offline(tmp_path: Path, environ: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+    outcome = Outcome(
+        tmp_path / "run", LOG_AND_FINISH.format(50), "online", close_seconds=60, WANDB_BASE_URL=address, **environ
+    )
+    assert "W&B cannot be reached" in outcome.told[0]
+    assert [row["step"] for row in history(tmp_path / "run")] == [*range(50)]
+    assert outcome.notes["slowest"] < 0.005
+
+
+@pytest.mark.slow
+def test_when_its_own_process_dies_training_does_not_notice(tmp_path: Path) -> None:
+    body = """
+import os, signal
+while not list(run.glob("wandb/offline-run-*/*.wandb")): time.sleep(0.05)
+time.sleep(1)
+os.kill(child(), signal.SIGKILL)
+for step in range(100): log(step); time.sleep(0.01)
+start = time.monotonic()
+tracker.close('finished')
+note(closing=time.monotonic() - start)
+"""
+    outcome = Outcome(tmp_path / "run", body)
+    assert outcome.notes["slowest"] < 0.005
+    assert outcome.notes["closing"] < 5
+    assert [line for line in outcome.told if "W&B is off" in line] == outcome.told[-1:]
+
+
+@pytest.mark.slow
+def test_a_frozen_process_is_killed_at_the_end(tmp_path: Path) -> None:
+    body = """
+import os, signal
+while not list(run.glob("wandb/offline-run-*/*.wandb")): time.sleep(0.05)
+time.sleep(1)
+os.kill(child(), signal.SIGSTOP)
+log(1)
+tracker.close('finished')
+"""
+    outcome = Outcome(tmp_path / "run", body, close_seconds=1)
+    assert "left behind" in outcome.told[-1]
+    assert outcome.seconds < 15
+
+
+@pytest.mark.slow
+def test_the_warning_signal_of_slurm_spares_it(tmp_path: Path) -> None:
+    body = f"""
+import os
+while not list(run.glob("wandb/offline-run-*/*.wandb")): time.sleep(0.05)
+os.kill(child(), {int(signal.SIGUSR1)})
+time.sleep(0.5)
+{LOG_AND_FINISH.format(10)}
+"""
+    outcome = Outcome(tmp_path / "run", body)
+    assert len(history(tmp_path / "run")) == 10
+    assert not re.search("W&B is off", " ".join(outcome.told))
