@@ -19,7 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from launch.failure import Failure, explain
+from launch.failure import DEFECT, Failure, explain
+from trainer.errors import UserError
 
 LAUNCH_FOLDER = "DRAGOMAN_LAUNCH"
 FAILURE_FILE = "failure.json"
@@ -36,7 +37,7 @@ def main() -> int:
         _train(sys.argv[1:])
     except BaseException as error:
         if isinstance(error, SystemExit):
-            failure = Failure(error.code if isinstance(error.code, int) else 1, "")
+            failure = Failure(error.code if isinstance(error.code, int) else DEFECT, "")
         else:
             failure = explain(error)
         return _leave(Path(folder), failure) if folder else _print(failure)
@@ -44,14 +45,16 @@ def main() -> int:
 
 
 def _train(arguments: list[str]) -> None:
-    from trainer import configuration, run
-    from trainer.errors import UserError
+    from trainer import configuration
 
     # `deepspeed` adds --local_rank to every command line; the environment has it too.
     arguments = [argument for argument in arguments if not argument.startswith("--local_rank=")]
     if not arguments:
         raise UserError("A worker needs the configuration to train: `python -m launch.worker CONFIG [key=value …]`.")
-    run.train(configuration.load(arguments[0], arguments[1:]))
+    config = configuration.load(arguments[0], arguments[1:])
+    from trainer import run  # after the configuration has been checked, because it takes seconds
+
+    run.train(config)
 
 
 def _join(folder: Path) -> None:
@@ -75,8 +78,8 @@ def _end_with_parent() -> None:
 def _leave(folder: Path, failure: Failure) -> int:
     """Leaves the failure in the folder, unless another rank was first, and waits for `dragoman train` to end us all: a
     rank that simply ended would make the others fail in their next collective and hide the cause."""
-    if failure.status == 1:
-        failure = Failure(1, f"dragoman: rank {os.environ.get('RANK', '0')} failed:\n{failure.message}")
+    if failure.status == DEFECT:
+        failure = Failure(DEFECT, f"dragoman: rank {os.environ.get('RANK', '0')} failed:\n{failure.message}")
     draft = folder / f"draft-{os.getpid()}"
     draft.write_text(json.dumps(asdict(failure)))
     with contextlib.suppress(FileExistsError):

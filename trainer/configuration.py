@@ -35,10 +35,11 @@ class _Loader(yaml.SafeLoader):
     """Reads YAML 1.2 scalars and refuses a key that is given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value if key.value != "<<"]
-        for (key, _), value in zip(node.value, keys, strict=False):
-            if keys.count(value) > 1:
-                raise yaml.MarkedYAMLError(problem=f"`{value}` is given twice", problem_mark=key.start_mark)
+        seen: list[Any] = []
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"`{key.value}` is given twice", problem_mark=key.start_mark)
+            seen.append(key.value)
         return super().construct_mapping(node, deep)
 
 

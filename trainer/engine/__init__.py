@@ -1,9 +1,14 @@
 """The one seam to parallel training: every collective, wrapper, shard, device, precision and clip."""
 
-from torch import nn
+from __future__ import annotations
 
-from trainer.engine.base import Engine
-from trainer.engine.config import EngineConfig, OptimizerConfig
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a configuration (trainer.engine.config) does without it
+    from torch import nn
+
+    from trainer.engine.base import Engine
+    from trainer.engine.config import EngineConfig, OptimizerConfig
 
 
 def create_engine(model: nn.Module, engine: EngineConfig, optimizer: OptimizerConfig) -> Engine:

@@ -1,0 +1,41 @@
+"""What is told of a failure, and with which status."""
+
+import errno
+
+from launch.failure import explain
+from trainer.errors import UserError
+
+
+def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
+    try:
+        raise error from cause
+    except BaseException as caught:
+        return caught
+
+
+def test_a_users_mistake_is_its_sentence() -> None:
+    assert explain(UserError("`a` is wrong.")).message == "dragoman: `a` is wrong."
+    assert explain(UserError("`a` is wrong.")).status == 2
+
+
+def test_ctrl_c_and_a_reader_that_left_are_silent() -> None:
+    assert (explain(KeyboardInterrupt()).status, explain(KeyboardInterrupt()).message) == (130, "")
+    assert (explain(BrokenPipeError()).status, explain(BrokenPipeError()).message) == (141, "")
+
+
+def test_a_full_disk_is_told_wherever_it_hides() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "runs/x/weights")
+    assert "no space is left on the disk that holds runs/x/weights;" in explain(full).message
+    in_words = RuntimeError("I/O error: No space left on device (os error 28)")
+    for error in (full, raised(RuntimeError("saving failed"), full), in_words):
+        failure = explain(error)
+        assert failure.status == 2
+        assert "\n" not in failure.message
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    failure = explain(raised(RuntimeError("tensor of size 3"), ValueError("first")))
+    assert failure.status == 1
+    assert "Traceback" in failure.message
+    assert "ValueError: first" in failure.message
+    assert failure.message.endswith("RuntimeError: tensor of size 3")

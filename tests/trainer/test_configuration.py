@@ -1,0 +1,280 @@
+"""A configuration is read as it was meant, written so that it reads back, and refused in one clear sentence."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from model.config import PRESETS
+from trainer.config import Config
+from trainer.configuration import CHANGEABLE, differences, dump, known_settings, load, require_same_run
+from trainer.errors import UserError
+
+SMALLEST = """
+run: {directory: runs/x}
+data:
+  train: [{builtin: phrasebook}]
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(SMALLEST)
+    return path
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(UserError) as refused:
+        load(path, overrides)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults_stand_where_the_file_says_nothing(path: Path) -> None:
+    config = load(path)
+    assert config.run.directory == "runs/x"
+    assert config.optimizer.betas == (0.9, 0.98)
+    assert config.data.train[0].weight == 1.0
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "value"),
+    [
+        ("optimizer.peak_lr=7e-4", "optimizer.peak_lr", 7e-4),  # text in YAML 1.1
+        ("optimizer.peak_lr=1E-3", "optimizer.peak_lr", 1e-3),
+        ("optimizer.peak_lr=1", "optimizer.peak_lr", 1.0),
+        ("optimizer.betas=[0.9, .95]", "optimizer.betas", (0.9, 0.95)),
+        ("run.max_steps=300_000", "run.max_steps", 300_000),
+        ("run.directory=a=b", "run.directory", "a=b"),
+        ("run.directory=no", "run.directory", "no"),  # false in YAML 1.1
+        ("run.directory='2024'", "run.directory", "2024"),
+        ("engine.compile=true", "engine.compile", True),
+        ("engine.activation_checkpointing=2", "engine.activation_checkpointing", 2),
+        ("data.cache=", "data.cache", None),
+        ("tracking.wandb.mode=offline", "tracking.wandb.mode", "offline"),
+    ],
+)
+def test_an_override_is_read_as_yaml(path: Path, override: str, section: str, value: object) -> None:
+    found: object = load(path, [override])
+    for name in section.split("."):
+        found = getattr(found, name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_later_overrides_win_and_reach_into_lists(path: Path) -> None:
+    config = load(path, ["data.train.0.weight=2", "run.seed=3", "run.seed=4"])
+    assert (config.data.train[0].weight, config.run.seed) == (2.0, 4)
+
+
+def test_a_preset_fills_what_was_not_given(path: Path) -> None:
+    model = load(path, ["model.d_ff=77", "model.preset=big"]).model
+    assert model.d_ff == 77
+    assert model.d_model == PRESETS["big"]["d_model"]
+    assert model.dropout == PRESETS["big"]["dropout"]
+
+
+@pytest.mark.parametrize(
+    ("override", "unknown", "nearest"),
+    [
+        ("optimizer.peak_rl=1", "optimizer.peak_rl", "optimizer.peak_lr"),
+        ("optimizer.lr=1", "optimizer.lr", "optimizer.peak_lr"),
+        ("optimiser.peak_lr=1", "optimiser", "optimizer"),
+        ("data.max_steps=1", "data.max_steps", "run.max_steps"),
+        ("data.train.0.wieght=1", "data.train.0.wieght", "data.train.0.weight"),
+        ("tracking.wandb.moed=online", "tracking.wandb.moed", "tracking.wandb.mode"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest(path: Path, override: str, unknown: str, nearest: str) -> None:
+    assert refusal(path, override) == f"`{unknown}` is not a setting; did you mean `{nearest}`?"
+
+
+def test_an_unknown_setting_that_is_near_to_nothing_lists_the_known(path: Path) -> None:
+    assert "`tokenizer` has kind, vocab_size" in refusal(path, "tokenizer.qqq=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run.max_steps=ten", '`run.max_steps` must be a whole number, but is "ten".'),
+        ("run.max_steps=1e5", "`run.max_steps` must be a whole number, but is 100000.0."),
+        ("run.max_steps=true", "`run.max_steps` must be a whole number, but is true."),
+        ('optimizer.peak_lr="1"', '`optimizer.peak_lr` must be a number, but is "1".'),
+        ("engine.compile=yes", '`engine.compile` must be true or false, but is "yes".'),
+        ("engine.kind=zero4", '`engine.kind` must be one of ddp, zero1, zero2, zero3, but is "zero4".'),
+        ("optimizer.betas=[0.9]", "`optimizer.betas` must be a list of 2, each a number, but is [0.9]."),
+        ("optimizer.betas=[0.9, a]", '`optimizer.betas.1` must be a number, but is "a".'),
+        ("data.train=[3]", "`data.train.0` must be a section of settings, but is 3."),
+        ("tracking.wandb=1", "`tracking.wandb` must be a section of settings, but is 1."),
+    ],
+)
+def test_a_wrong_type_is_refused(path: Path, override: str, message: str) -> None:
+    assert refusal(path, override) == message
+
+
+def test_what_is_required_is_asked_for(path: Path) -> None:
+    path.write_text("data: {train: [{builtin: phrasebook}]}")
+    assert refusal(path).startswith("`run` is missing")
+    path.write_text("run:\n  seed: 1")
+    assert refusal(path).startswith("`run.directory` is missing")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "setting", "value"),
+    [
+        (["data.max_tokens=100"], "data.max_tokens", "100"),
+        (["data.max_source_tokens=100"], "data.max_source_tokens", "100"),
+        (["data.max_length=1"], "data.max_length", "1"),
+        (["data.micro_batches_per_step=0"], "data.micro_batches_per_step", "0"),
+        (["data.num_lanes=0"], "data.num_lanes", "0"),
+        (["data.train=[]"], "data.train", "[]"),
+        (["data.train.0.weight=0"], "data.train.0.weight", "0"),
+        (["data.train.0.limit=0"], "data.train.0.limit", "0"),
+        (["data.train.0.hub=a/b"], "data.train.0", "`builtin` and `hub`"),
+        (["data.train=[{weight: 1}]"], "data.train.0", "none of them"),
+        (["data.train=[{source: a}]"], "data.train.0.target", "missing"),
+        (["data.train=[{hub: a/b}]"], "data.train.0.languages", "missing"),
+        (["data.valid=[{builtin: a, name: x}, {builtin: b, name: x}]"], "data.valid", "'x'"),
+        (["model.d_model=130"], "model.d_model", "130"),
+        (["model.d_model=15", "model.num_heads=1"], "model.d_model", "15"),
+        (["model.dropout=1"], "model.dropout", "1"),
+        (["model.preset=huge"], "model.preset", "huge"),
+        (["tokenizer.vocab_size=3"], "tokenizer.vocab_size", "3"),
+        (["optimizer.peak_lr=.nan"], "optimizer.peak_lr", "nan"),
+        (["optimizer.peak_lr=0"], "optimizer.peak_lr", "0"),
+        (["optimizer.final_lr=1"], "optimizer.final_lr", "1"),
+        (["optimizer.betas=[1, 0.9]"], "optimizer.betas", "[1.0, 0.9]"),
+        (["optimizer.warmup_steps=-1"], "optimizer.warmup_steps", "-1"),
+        (["engine.offload=cpu"], "engine.offload", "cpu"),
+        (["engine.offload=nvme", "engine.kind=zero2"], "engine.offload", "zero2"),
+        (["engine.offload=nvme", "engine.kind=zero3"], "engine.nvme_path", "missing"),
+        (["engine.compile=true", "engine.kind=zero3"], "engine.compile", "true"),
+        (["engine.activation_checkpointing=0"], "engine.activation_checkpointing", "0"),
+        (["run.max_steps=0"], "run.max_steps", "0"),
+        (["evaluation.beam_size=0"], "evaluation.beam_size", "0"),
+        (["evaluation.patience=3"], "evaluation.patience", "3"),
+        (["evaluation.max_sentences=0", "data.valid=[{builtin: a}]"], "evaluation.metric", "bleu"),
+    ],
+)
+def test_a_broken_rule_names_the_setting_and_its_value(
+    path: Path, overrides: list[str], setting: str, value: str
+) -> None:
+    message = refusal(path, *overrides)
+    assert message.startswith(f"`{setting}`")
+    assert value in message
+
+
+def test_the_rule_of_the_token_budget_says_what_to_do(path: Path) -> None:
+    assert refusal(path, "data.max_tokens=256", "data.max_length=512") == (
+        "`data.max_tokens` must be at least `data.max_length` (512), so that one pair fits in a batch, but is 256."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("run: {directory: a", "line 1 is not valid YAML"),
+        ("run: {directory: a}\nrun: {directory: b}", "line 2 is not valid YAML: `run` is given twice"),
+        ("- run", "must hold sections"),
+        ("", "must hold sections"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(path: Path, text: str, part: str) -> None:
+    path.write_text(text)
+    assert part in refusal(path)
+
+
+def test_a_file_that_cannot_be_read_is_refused(path: Path) -> None:
+    assert "nowhere.yaml cannot be read: No such file" in refusal(path.with_name("nowhere.yaml"))
+    assert "cannot be read" in refusal(path.parent)
+    path.write_bytes(b"run: {directory: \xff}")
+    assert "must be UTF-8" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "override", ["run.max_steps", "=3", "data.train.1.weight=2", "model.d_model.x=3", "run.seed=[1"]
+)
+def test_a_malformed_override_is_refused(path: Path, override: str) -> None:
+    refusal(path, override)
+
+
+def test_what_is_written_reads_back_equal(path: Path, tmp_path: Path) -> None:
+    overrides = [
+        "run.directory='7e-4'",
+        "tracking.wandb.name='true'",
+        "tracking.wandb.entity='née: #1'",
+        "optimizer.eps=1e-9",
+        "model.preset=small",
+        "engine.activation_checkpointing=2",
+        "data.valid=[{hub: a/b, languages: [no, en], name: '010'}]",
+    ]
+    config = load(path, overrides)
+    written = tmp_path / "written.yaml"
+    written.write_text(dump(config))
+    assert load(written) == config
+    assert differences(load(written), config) == []
+    assert dump(load(written)) == dump(config)
+
+
+def changed(config: Config, setting: str) -> Config:
+    """The same configuration with another, not necessarily sensible, value of one setting."""
+    section, _, name = setting.partition(".")
+    part = getattr(config, section)
+    if "." in name:
+        inner, _, name = name.partition(".")
+        return replace(config, **{section: replace(part, **{inner: replace(getattr(part, inner), **{name: "other"})})})
+    return replace(config, **{section: replace(part, **{name: "other"})})
+
+
+FIXED = {
+    "run.seed",
+    "tokenizer.vocab_size",
+    "tokenizer.path",
+    "model.d_model",
+    "model.norm",
+    "data.train",
+    "data.num_lanes",
+    "data.window",
+    "data.max_length",
+    "optimizer.betas",
+}
+FREE = {
+    "run.max_steps",
+    "data.max_tokens",
+    "data.valid",
+    "engine.kind",
+    "engine.precision",
+    "optimizer.peak_lr",
+    "checkpoint.keep_last",
+    "evaluation.beam_size",
+    "tracking.wandb.mode",
+}
+
+
+@pytest.mark.parametrize("setting", sorted(FIXED))
+def test_a_run_cannot_go_on_with_another_past(path: Path, setting: str) -> None:
+    config = load(path)
+    with pytest.raises(UserError, match=f"differs in `{setting}`; give it its old value or"):
+        require_same_run(config, changed(config, setting))
+
+
+@pytest.mark.parametrize("setting", sorted(FREE))
+def test_a_run_may_go_on_differently(path: Path, setting: str) -> None:
+    config = load(path)
+    other = changed(config, setting)
+    assert differences(config, other) == [setting]
+    require_same_run(config, other)
+
+
+def test_all_keys_that_differ_are_named(path: Path) -> None:
+    old, new = load(path), load(path, ["run.seed=2", "model.d_ff=64", "run.max_steps=7"])
+    with pytest.raises(UserError, match=r"differs in `run.seed`, `model.d_ff`; give them their old values"):
+        require_same_run(old, new)
+
+
+def test_the_table_of_changeable_settings_names_existing_ones() -> None:
+    for entry in CHANGEABLE:
+        names = [name for name in known_settings() if name == entry or (entry.endswith(".") and name.startswith(entry))]
+        assert names, entry
