@@ -46,7 +46,7 @@ def run_workers(arguments: Sequence[str], processes: int) -> Failure | None:
     Stop signals are passed on to the workers. When one worker fails, the others are ended.
     """
     with tempfile.TemporaryDirectory(prefix="dragoman-", ignore_cleanup_errors=True) as folder:
-        workers = _Workers(Path(folder))
+        workers = Workers(Path(folder))
         torchrun = subprocess.Popen(
             _torchrun_command(processes, arguments),
             env=_worker_environment(folder),
@@ -68,7 +68,7 @@ def run_workers(arguments: Sequence[str], processes: int) -> Failure | None:
                 signal.signal(number, handler)
 
 
-class _Workers:
+class Workers:
     """The processes that torchrun started, known by what they leave in the launch folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -79,13 +79,16 @@ class _Workers:
 
     @property
     def failed(self) -> bool:
+        """Whether a worker has left its failure."""
         return self._failure.exists()
 
     @property
     def must_end(self) -> bool:
+        """Whether the user has lost patience."""
         return self._signals.count(signal.SIGINT) >= INTERRUPTS_TO_KILL
 
     def remember(self, number: int, frame: FrameType | None) -> None:
+        """A signal handler: `forward_signals` sends the signal on."""
         self._signals.append(number)
 
     def forward_signals(self) -> None:
@@ -97,11 +100,13 @@ class _Workers:
             self._num_sent[pid] = len(self._signals)
 
     def kill(self) -> None:
+        """Ends all workers, with the processes that they have started, at once."""
         for pid in self._pids():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(os.getpgid(pid), signal.SIGKILL)
 
     def verdict(self, torchrun_status: int | None) -> Failure | None:
+        """What became of the launch; `torchrun_status` is None where torchrun has not ended by itself."""
         if self.failed:
             return Failure(**json.loads(self._failure.read_text()))
         if self.must_end:

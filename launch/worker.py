@@ -33,7 +33,7 @@ def main() -> int:
     folder = os.environ.get(LAUNCH_FOLDER)
     try:
         if folder:
-            _join(Path(folder))
+            join(Path(folder))
         _train(sys.argv[1:])
     except BaseException as error:
         if isinstance(error, SystemExit):
@@ -57,7 +57,8 @@ def _train(arguments: list[str]) -> None:
     run.train(config)
 
 
-def _join(folder: Path) -> None:
+def join(folder: Path) -> None:
+    """Makes this process one of a launch: it can be sent signals, and it ends when `dragoman train` dies."""
     # Until the loop takes the signals over there is nothing to save, so they end the worker at once.
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _stop)
@@ -84,6 +85,7 @@ def _leave(folder: Path, failure: Failure) -> int:
     draft.write_text(json.dumps(asdict(failure)))
     with contextlib.suppress(FileExistsError):
         os.link(draft, folder / FAILURE_FILE)
+    draft.unlink()
     time.sleep(SECONDS_TO_BE_ENDED)
     return failure.status
 

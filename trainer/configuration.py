@@ -173,7 +173,7 @@ def _build(tree: dict[str, Any]) -> Config:
     _apply_preset(tree)
     try:
         # As JSON, because only there pydantic's strict mode takes lists for tuples, but still no "3" for 3.
-        config = TypeAdapter(Config).validate_json(json.dumps(tree), strict=True)
+        config = TypeAdapter(Config).validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
         raise _type_error(error) from error
     check_rules(config)

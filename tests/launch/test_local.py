@@ -14,7 +14,7 @@ from launch.failure import Failure
 from launch.worker import WORKER_PREFIX
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
-JOIN = "import sys, time, pathlib; from launch import worker; worker._join(pathlib.Path(sys.argv[1])); time.sleep(60)"
+JOIN = "import sys, time, pathlib; from launch import worker; worker.join(pathlib.Path(sys.argv[1])); time.sleep(60)"
 
 
 def start_worker(folder: Path) -> subprocess.Popen[bytes]:
@@ -37,7 +37,7 @@ def test_a_worker_ends_when_its_parent_has_died(tmp_path: Path) -> None:
 
 
 def test_signals_reach_workers_that_start_later(tmp_path: Path) -> None:
-    workers = local._Workers(tmp_path)
+    workers = local.Workers(tmp_path)
     workers.remember(signal.SIGTERM, None)
     workers.forward_signals()
     worker = start_worker(tmp_path)
@@ -48,12 +48,12 @@ def test_signals_reach_workers_that_start_later(tmp_path: Path) -> None:
 
 def test_workers_can_be_killed(tmp_path: Path) -> None:
     worker = start_worker(tmp_path)
-    local._Workers(tmp_path).kill()
+    local.Workers(tmp_path).kill()
     assert worker.wait(timeout=30) == -signal.SIGKILL
 
 
 def test_three_interrupts_end_workers_that_do_not_answer(tmp_path: Path) -> None:
-    workers = local._Workers(tmp_path)
+    workers = local.Workers(tmp_path)
     for expected in (False, False, True):
         workers.remember(signal.SIGINT, None)
         assert workers.must_end is expected
@@ -61,7 +61,7 @@ def test_three_interrupts_end_workers_that_do_not_answer(tmp_path: Path) -> None
 
 
 def test_a_worker_that_vanished_is_a_defect(tmp_path: Path) -> None:
-    workers = local._Workers(tmp_path)
+    workers = local.Workers(tmp_path)
     assert workers.verdict(0) is None
     failure = workers.verdict(1)
     assert failure is not None
