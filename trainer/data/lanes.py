@@ -3,14 +3,13 @@
 Shape suffix: N pairs of a window.
 """
 
+import hashlib
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
-_WORD = (1 << 64) - 1
 _NUM_ROUNDS = 4
 
 
@@ -27,7 +26,7 @@ def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def stable_hash(*values: int) -> int:
     """A 64-bit word from integers, the same on every machine and in every process."""
-    return reduce(lambda word, value: int(mix64(np.array([(word ^ value) & _WORD], np.uint64))[0]), values, 0)
+    return int.from_bytes(hashlib.blake2b(",".join(map(str, values)).encode(), digest_size=8).digest(), "little")
 
 
 def shuffled(draws_N: IntArray, size: int, key: int) -> IntArray:
@@ -52,8 +51,8 @@ def shuffled(draws_N: IntArray, size: int, key: int) -> IntArray:
 def _round_keys(key: int, first_pass: int, num_passes: int) -> NDArray[np.uint64]:
     """(rounds, 2, passes): an odd multiplier and an addend for each round of each pass."""
     passes = np.arange(first_pass, first_pass + num_passes, dtype=np.uint64)
-    words = [[mix64(mix64(passes) ^ np.uint64(stable_hash(key, r, i))) for i in range(2)] for r in range(_NUM_ROUNDS)]
-    keys = np.array(words, dtype=np.uint64)
+    places = mix64(np.arange(2 * _NUM_ROUNDS, dtype=np.uint64) ^ np.uint64(key)).reshape(_NUM_ROUNDS, 2, 1)
+    keys = mix64(mix64(passes) ^ places)
     keys[:, 0] |= np.uint64(1)
     return keys
 
@@ -107,7 +106,8 @@ class Order:
         counts = self._counts(state)
         rows = [self._rows(lane, corpus, state.positions[corpus], count) for corpus, count in enumerate(counts)]
         key = stable_hash(self.seed, 1, lane, state.window)
-        order_N = np.argsort(mix64(np.arange(self.window, dtype=np.uint64) ^ np.uint64(key)), kind="stable")
+        # The mixed words are all different, so any sort gives the one order.
+        order_N = np.argsort(mix64(np.arange(self.window, dtype=np.uint64) ^ np.uint64(key)))
         return np.repeat(np.arange(len(counts)), counts)[order_N], np.concatenate(rows)[order_N]
 
     def next_window(self, state: LaneState) -> LaneState:

@@ -85,7 +85,8 @@ class _WindowSide:
     """Tokens lie grouped by corpus, as they were gathered; starts and lengths are in reading order."""
 
     def __init__(self, tables: Sequence[TokenTable], corpus_N: IntArray, row_N: IntArray) -> None:
-        by_corpus_N = np.argsort(corpus_N, kind="stable")
+        # Sixteen bits, because numpy then sorts by counting, in a tenth of the time.
+        by_corpus_N = np.argsort(corpus_N.astype(np.uint16), kind="stable")
         groups = np.split(row_N[by_corpus_N], np.cumsum(np.bincount(corpus_N, minlength=len(tables)))[:-1])
         parts = [table.gather(rows) for table, rows in zip(tables, groups, strict=True)]
         self._token_L = np.concatenate([tokens for tokens, _ in parts])

@@ -1,0 +1,67 @@
+"""Small corpora for the tests of the data: as text files, and as token stores without a tokenizer."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainer.data.config import CorpusConfig, TokenizerConfig
+from trainer.data.store import Store, writing_store
+from trainer.data.tokenizer import Tokenizer, train_tokenizer
+
+EOS_ID = 3
+MAX_LENGTH = 16
+WORDS = ["".join(random.Random(n).choices("aeioubdfglmnrst", k=6)) for n in range(200)]
+
+MakeCorpus = Callable[..., CorpusConfig]
+MakeStore = Callable[..., Store]
+
+
+def sentences(count: int, seed: int) -> list[str]:
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(1, 8))) for _ in range(count)]
+
+
+@pytest.fixture
+def make_corpus(tmp_path: Path) -> MakeCorpus:
+    """Writes two line-aligned files and names them."""
+
+    def make(
+        sources: list[str] | bytes, targets: list[str] | bytes, name: str = "corpus", **settings: object
+    ) -> CorpusConfig:
+        paths = tmp_path / f"{name}.en", tmp_path / f"{name}.de"
+        for path, lines in zip(paths, (sources, targets), strict=True):
+            path.write_bytes(lines if isinstance(lines, bytes) else "".join(f"{x}\n" for x in lines).encode())
+        return CorpusConfig(source=str(paths[0]), target=str(paths[1]), **settings)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(iter(sentences(400, 0)), TokenizerConfig(vocab_size=300))
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> MakeStore:
+    """A store of random pairs; the first id of pair n is 1000 + n on both sides, so that a token tells its pair."""
+
+    def make(num_pairs: int, seed: int = 0, max_length: int = MAX_LENGTH) -> Store:
+        draw = random.Random(seed)
+        sides = [
+            [
+                [1000 + n, *draw.choices(range(4, 100), k=draw.randint(0, max_length - 2)), EOS_ID]
+                for n in range(num_pairs)
+            ]
+            for _ in range(2)
+        ]
+        directory = tmp_path / f"store-{num_pairs}-{seed}"
+        with writing_store(directory, vocab_size=60_000) as writer:
+            writer.append(*sides)
+            writer.finish(f"store-{seed}", "fingerprint", {})
+        store = Store.open(directory)
+        assert store is not None
+        return store
+
+    return make

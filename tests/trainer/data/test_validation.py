@@ -1,0 +1,42 @@
+from collections.abc import Callable
+
+import pytest
+
+from trainer.data.config import CorpusConfig
+from trainer.data.feed import Share
+from trainer.data.packing import SpecialIds
+from trainer.data.tokenizer import Tokenizer
+from trainer.data.validation import IdPair, load_validation, validation_batches
+
+IDS = SpecialIds(pad_id=0, bos_id=2)
+
+
+def test_a_set_keeps_every_line(make_corpus: Callable[..., CorpusConfig], tokenizer: Tokenizer) -> None:
+    corpus = make_corpus(["a tree", "", "the end"], ["ein Baum", "leer", ""], name="dev")
+    loaded = load_validation(corpus, tokenizer)
+    assert (loaded.name, loaded.sources, loaded.references) == (
+        "dev",
+        ["a tree", "", "the end"],
+        ["ein Baum", "leer", ""],
+    )
+    assert loaded.pairs[1][0] == [tokenizer.eos_id]
+    assert loaded.pairs[2][1] == [tokenizer.eos_id]
+    assert loaded.pairs[0][1] == [*tokenizer.encode(["ein Baum"])[0], tokenizer.eos_id]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 30])
+def test_ranks_together_hold_every_pair_once(world_size: int) -> None:
+    pairs: list[IdPair] = [([n, *[5] * (n % 7), 3], [n, *[6] * (n % 5), 3]) for n in range(10, 30)]
+    pairs[4] = ([14, *[5] * 50, 3], [14, 3])
+    seen = []
+    for rank in range(world_size):
+        for batch in validation_batches(pairs, IDS, 24, Share(rank, world_size)):
+            firsts = batch.source_S[batch.source_cu[:-1].long()].tolist()
+            assert firsts == batch.target_out_T[batch.target_cu[:-1].long()].tolist()
+            assert firsts == [14] or max(batch.source_S.numel(), batch.target_out_T.numel()) <= 24
+            seen += firsts
+    assert sorted(seen) == list(range(10, 30))
+
+
+def test_a_rank_without_pairs_has_no_batches() -> None:
+    assert validation_batches([([5, 3], [5, 3])], IDS, 24, Share(1, 2)) == []
