@@ -53,7 +53,6 @@ class Console:
         self._stream = stream or sys.stderr
         self._clock = clock
         self._start = clock()
-        self._run_directory = Path()
         self._bar: _Bar | None = None
 
     def __enter__(self) -> "Console":
@@ -66,7 +65,7 @@ class Console:
 
     def start(self, facts: RunFacts) -> None:
         self.message("\n".join(start_lines(facts, self._max_steps)))
-        self._start, self._run_directory = self._clock(), facts.run_directory
+        self._start = self._clock()
         if self._enabled and self._stream.isatty():
             self._bar = _Bar(self._stream, facts.start_step, self._max_steps)
             self._bar.start()
@@ -85,9 +84,9 @@ class Console:
             share = record["step"] / self._max_steps
             self.message(f"step {record['step']}/{self._max_steps} ({share:.1%}) | {train_numbers(record)}")
 
-    def valid(self, record: Mapping[str, Any], samples: Sequence[Sample] = ()) -> None:
-        """Shows a `valid` record, marked where `best` is true in it, and a few translations."""
-        self.message("\n".join([valid_line(record), *_sample_lines(samples)]))
+    def valid(self, record: Mapping[str, Any], samples: Sequence[Sample] = (), best: bool = False) -> None:
+        """Shows a `valid` record, marked where it is the best so far, and a few translations."""
+        self.message("\n".join([valid_line(record, best), *_sample_lines(samples)]))
 
     def message(self, text: str) -> None:
         """Prints above the bar; any thread may call it."""
@@ -98,14 +97,14 @@ class Console:
         else:
             print(text, file=self._stream, flush=True)
 
-    def finish(self, step: int, best: str | None = None, outcome: str = "finished") -> None:
+    def finish(self, step: int, facts: RunFacts, best: str | None = None, outcome: str = "finished") -> None:
         """The end of the command: `outcome`, how long it took, what to do next. `best` names the best checkpoint."""
         self._stop_bar()
         lines = [f"{outcome} at step {step} in {duration(self._clock() - self._start)}"]
         if best:
             lines.append(f"  best checkpoint  {best}")
-        lines.append(f"  model            {self._run_directory}")
-        lines.append(f"  next             dragoman translate {self._run_directory} < text")
+        lines.append(f"  model            {facts.run_directory}")
+        lines.append(f"  next             dragoman translate {facts.run_directory} < text")
         self.message("\n".join(lines))
 
     def _stop_bar(self) -> None:
@@ -168,7 +167,7 @@ def train_numbers(record: Mapping[str, Any]) -> str:
     return " | ".join(show(record[key]) for key, show in _TRAIN_NUMBERS if record.get(key) is not None)
 
 
-def valid_line(record: Mapping[str, Any]) -> str:
+def valid_line(record: Mapping[str, Any], best: bool) -> str:
     numbers = [f"nll {record['nll']:.4f}", f"ppl {perplexity(record['nll']):.2f}"]
     numbers += [
         f"{label} {record[key]:.2f}"
@@ -176,9 +175,7 @@ def valid_line(record: Mapping[str, Any]) -> str:
         if record.get(key) is not None
     ]
     return (
-        f"valid {record['name']} at step {record['step']} | "
-        + " | ".join(numbers)
-        + (" | best so far" if record.get("best") else "")
+        f"valid {record['name']} at step {record['step']} | " + " | ".join(numbers) + (" | best so far" if best else "")
     )
 
 

@@ -8,12 +8,12 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from trainer.data.packing import MicroBatch
-from trainer.engine.base import Engine
 from trainer.errors import UserError
 
 
@@ -103,58 +103,69 @@ def _finite(value: Any) -> Any:
 
 
 class StepMeter:
-    """Speed of training since the last report. `clock` returns seconds."""
+    """Speed of training since the last report, on this rank's clock.
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    Time inside `outside_training` (validation, checkpoints) does not count for the speed, but does for the time to
+    the end. `clock` returns seconds.
+    """
+
+    def __init__(self, start_step: int, max_steps: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._start_step = start_step
+        self._max_steps = max_steps
         self._clock = clock
-        self._start = self._mark = clock()
-        self._all_steps = 0
-        self._reset()
+        self._start = clock()
+        self._begin_interval()
 
-    def add(self, num_target_tokens: int, waited: float, micro_batches: Sequence[MicroBatch]) -> None:
-        """Counts the optimizer step that just ended.
+    def add_step(self, num_target_tokens: int, num_real_tokens: int, num_cells: int) -> None:
+        """Counts one optimizer step.
 
-        `num_target_tokens` is over all ranks; the seconds waited for data and the micro-batches are this rank's.
+        `num_target_tokens` is over all ranks. `num_real_tokens` of `num_cells` computed positions, source and target
+        together, over any ranks but both over the same, were not padding or filler (`count_cells`).
         """
-        now = self._clock()
-        self._seconds += now - self._mark
-        self._mark = now
         self._steps += 1
-        self._all_steps += 1
         self._target_tokens += num_target_tokens
-        self._waited += waited
-        for micro_batch in micro_batches:
-            real, cells = count_cells(micro_batch)
-            self._real_tokens += real
-            self._cells += cells
+        self._real_tokens += num_real_tokens
+        self._cells += num_cells
 
-    def restart(self) -> None:
-        """Leaves the time since the last step (a validation, a checkpoint) out of the speed of training."""
-        self._mark = self._clock()
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._data_seconds += self._clock() - start
 
-    def take(self, engine: Engine, steps_left: int) -> dict[str, float]:
-        """The numbers since the last call, over all ranks and the same on each (a collective), for a `train` record.
+    @contextmanager
+    def outside_training(self) -> Iterator[None]:
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._outside_seconds += self._clock() - start
 
-        `tokens_per_second` counts real target tokens; `padding_share` is of all computed positions of both sides,
-        `data_wait_share` of the time; `peak_memory` is the largest of any rank, in bytes. The time to the end counts
-        validations and checkpoints as they have come so far.
+    def report(self, step: int) -> dict[str, float]:
+        """The numbers since the last report, ready for a `train` record; `step` steps of the run are done.
+
+        `tokens_per_second` counts real target tokens over all ranks; shares lie between 0 and 1.
         """
-        real_tokens, cells, waited = engine.sum([self._real_tokens, self._cells, self._waited])
-        seconds = max(self._seconds, 1e-9)
+        assert self._steps > 0, "a report needs a step"
+        now = self._clock()
+        seconds = max(now - self._interval_start - self._outside_seconds, 1e-9)
+        steps_done = step - self._start_step
         numbers = {
             "tokens_per_second": self._target_tokens / seconds,
             "seconds_per_step": seconds / self._steps,
-            "padding_share": 1 - real_tokens / cells,
-            "data_wait_share": waited / engine.world_size / seconds,
-            "peak_memory": max(engine.gather(engine.peak_memory())),
-            "eta_seconds": (self._clock() - self._start) / self._all_steps * steps_left,
+            "padding_share": 1 - self._real_tokens / self._cells,
+            "data_wait_share": self._data_seconds / seconds,
+            "eta_seconds": (now - self._start) / steps_done * (self._max_steps - step),
         }
-        self._reset()
+        self._begin_interval()
         return numbers
 
-    def _reset(self) -> None:
-        self._seconds = self._waited = 0.0
+    def _begin_interval(self) -> None:
+        self._interval_start = self._clock()
         self._steps = self._target_tokens = self._real_tokens = self._cells = 0
+        self._data_seconds = self._outside_seconds = 0.0
 
 
 def count_cells(micro_batch: MicroBatch) -> tuple[int, int]:

@@ -81,8 +81,10 @@ def test_a_diverged_step_can_be_shown(nll: float) -> None:
 
 def test_validation_shows_scores_and_translations() -> None:
     stream = io.StringIO()
-    record = {"kind": "valid", "step": 100, "name": "val", "nll": 1.0, "bleu": 36.123, "chrf": 60.0, "best": True}
-    Console(True, 3000, stream).valid(record, [Sample("Je suis étudiant.", "I am a student.", "I am a student!")])
+    record = {"kind": "valid", "step": 100, "name": "val", "nll": 1.0, "bleu": 36.123, "chrf": 60.0}
+    Console(True, 3000, stream).valid(
+        record, [Sample("Je suis étudiant.", "I am a student.", "I am a student!")], best=True
+    )
     lines = stream.getvalue().splitlines()
     assert lines[0] == "valid val at step 100 | nll 1.0000 | ppl 2.72 | BLEU 36.12 | chrF 60.00 | best so far"
     assert [line.split(maxsplit=1) for line in lines[1:]] == [
@@ -103,7 +105,7 @@ def test_the_end_says_what_to_do_next() -> None:
     with Console(True, 3000, stream, clock) as console:
         console.start(FACTS)
         clock.now = 3725.0
-        console.finish(3000, best="step 2500 (BLEU 36.1)")
+        console.finish(3000, FACTS, best="step 2500 (BLEU 36.1)")
     text = stream.getvalue()
     assert "finished at step 3000 in 01:02:05" in text
     assert "step 2500 (BLEU 36.1)" in text
@@ -118,7 +120,7 @@ def test_other_ranks_are_silent() -> None:
         console.train(TRAIN)
         console.valid({"step": 1, "name": "val", "nll": 1.0})
         console.message("hello")
-        console.finish(3000)
+        console.finish(3000, FACTS)
     assert stream.getvalue() == ""
 
 

@@ -48,7 +48,7 @@ def test_resuming_leaves_each_step_once(tmp_path: Path) -> None:
     resumed = {"kind": "event", "step": 4, "event": "resumed"}
     write(path, *(record(step) for step in range(1, 8) for record in (train, valid)), resumed)
     write(path, *(record(step) for step in range(4, 10) for record in (train, valid)), resume_step=3)
-    steps = {"train": [], "valid": [], "event": []}
+    steps: dict[str, list[int]] = {"train": [], "valid": [], "event": []}
     for record in read_metrics(path):
         steps[record["kind"]].append(record["step"])
     assert steps == {"train": [*range(1, 10)], "valid": [*range(1, 10)], "event": [4]}
@@ -106,29 +106,6 @@ def test_a_full_disk_is_told_and_leaves_no_torn_line(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.jsonl") == [train(1), {"kind": "train", "step": 2}]
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class TwoRanks:
-    """The collectives of two ranks; the other one counts the same, but for its memory."""
-
-    world_size = 2
-
-    def sum(self, values: list[float]) -> list[float]:
-        return [2 * value for value in values]
-
-    def gather(self, value: int) -> list[int]:
-        return [value, value + 5]
-
-    def peak_memory(self) -> int:
-        return 1000
-
-
 def micro_batch(static: Budget | None = None) -> MicroBatch:
     """Two pairs with 3 + 4 source and 2 + 3 target tokens."""
     source = Side(np.arange(4, 11), np.array([3, 4]))
@@ -149,35 +126,44 @@ def test_filler_is_padding() -> None:
     assert cells == len(batch.source_S) + len(batch.target_in_T) > 20
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def test_the_meter_counts_since_the_last_report() -> None:
     clock = Clock()
-    meter = StepMeter(clock)
+    meter = StepMeter(start_step=10, max_steps=20, clock=clock)
     for _ in range(2):
-        clock.now += 2
-        meter.add(1000, waited=0.5, micro_batches=[micro_batch()])
-    assert meter.take(TwoRanks(), steps_left=8) == pytest.approx(
+        with meter.waiting_for_data():
+            clock.now += 0.5
+        clock.now += 1.5
+        meter.add_step(num_target_tokens=1000, num_real_tokens=900, num_cells=1000)
+    assert meter.report(12) == pytest.approx(
         {
             "tokens_per_second": 500,
             "seconds_per_step": 2,
-            "padding_share": 0,
+            "padding_share": 0.1,
             "data_wait_share": 0.25,
-            "peak_memory": 1005,
             "eta_seconds": 16,
         }
     )
     clock.now += 4
-    meter.add(1000, waited=0, micro_batches=[micro_batch()])
-    second = meter.take(TwoRanks(), steps_left=7)
-    assert (second["tokens_per_second"], second["data_wait_share"]) == (250, 0)
+    meter.add_step(num_target_tokens=1000, num_real_tokens=1000, num_cells=1000)
+    second = meter.report(13)
+    assert (second["tokens_per_second"], second["data_wait_share"], second["padding_share"]) == (250, 0, 0)
 
 
 def test_validation_slows_the_end_but_not_the_speed() -> None:
     clock = Clock()
-    meter = StepMeter(clock)
+    meter = StepMeter(start_step=0, max_steps=4, clock=clock)
     for _ in range(2):
         clock.now += 1
-        meter.add(100, waited=0, micro_batches=[micro_batch()])
-        clock.now += 4
-        meter.restart()
-    numbers = meter.take(TwoRanks(), steps_left=2)
+        meter.add_step(num_target_tokens=100, num_real_tokens=1, num_cells=1)
+    with meter.outside_training():
+        clock.now += 8
+    numbers = meter.report(2)
     assert (numbers["tokens_per_second"], numbers["eta_seconds"]) == (100, 10)
