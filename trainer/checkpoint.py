@@ -38,13 +38,18 @@ def save(run_directory: Path, step: int, engine: Engine, documents: Mapping[str,
     `documents` are JSON files beside the state (`trainer.json`, `lanes.json`), the same on every rank. Raises
     SaveFailed on every rank where any rank's disk refused; the checkpoints published before stay as they are.
     """
-    final = run_directory / CHECKPOINTS / f"step-{step:08d}"
+    final = run_directory / CHECKPOINTS / name_of(step)
     temporary = final.with_name(f".tmp-{final.name}")
     _agree(engine, lambda: _begin(temporary) if engine.rank == 0 else None, temporary)
     described = _agree(engine, lambda: _write_state(temporary, engine), temporary)
     files = {name: entry for part in described for name, entry in part.items()}
     _agree(engine, lambda: _publish(temporary, final, documents, files) if engine.rank == 0 else None, temporary)
     return final
+
+
+def name_of(step: int) -> str:
+    """The directory name of the checkpoint after `step`."""
+    return f"step-{step:08d}"
 
 
 def _agree(engine: Engine, action: Any, temporary: Path) -> list[Any]:

@@ -1,0 +1,63 @@
+"""One report, three places: `metrics.jsonl` (the truth), the console and the tracker. Rank 0 alone reports."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.background_tracker import NoTracker, Tracker, Verdict
+from trainer.console import Console, RunFacts, Sample
+from trainer.metrics import MetricsFile
+
+
+class Reporter:
+    """Takes what happened and shows it everywhere. On ranks other than 0 (`metrics` is None) it does nothing."""
+
+    def __init__(
+        self, facts: RunFacts, console: Console, metrics: MetricsFile | None = None, tracker: Tracker | None = None
+    ) -> None:
+        self._facts, self._console = facts, console
+        self._metrics, self._tracker = metrics, tracker or NoTracker()
+
+    def start(self) -> None:
+        self._console.start(self._facts)
+        if self._facts.start_step:
+            self._record("event", {"step": self._facts.start_step, "event": "resumed"})
+
+    def step(self, step: int) -> None:
+        """Moves the progress bar."""
+        self._console.step(step)
+
+    def train(self, record: Mapping[str, Any]) -> None:
+        self._record("train", record)
+        self._console.train(record)
+
+    def valid(self, record: Mapping[str, Any], samples: list[Sample], best: bool) -> None:
+        self._record("valid", {**record, "best": best})
+        self._console.valid(record, samples, best)
+
+    def event(self, step: int, event: str, detail: str) -> None:
+        """Something a user must be able to find later: a checkpoint, a skipped step, a failed save."""
+        self._record("event", {"step": step, "event": event, "detail": detail})
+        self._console.message(f"step {step}: {event}: {detail}")
+
+    def finish(self, step: int, outcome: str, best: str | None) -> None:
+        self._record("event", {"step": step, "event": "ended", "detail": outcome})
+        self._console.finish(step, self._facts, best, outcome)
+
+    def close(self, verdict: Verdict) -> None:
+        """Takes the bar down and lets the tracker bring out what it still has, for a bounded time."""
+        self._console.__exit__(None, None, None)
+        self._tracker.close(verdict)
+        if self._metrics:
+            self._metrics.close()
+
+    def _record(self, kind: str, values: Mapping[str, Any]) -> None:
+        if self._metrics is None:
+            return
+        record = {"kind": kind, **values}
+        self._metrics.write(record)
+        self._tracker.log(record)
+
+
+def metrics_path(run_directory: Path) -> Path:
+    return run_directory / "metrics.jsonl"

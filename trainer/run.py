@@ -1,0 +1,194 @@
+"""Puts one run together: the only file that names the concrete classes side by side."""
+
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from model.transformer import Transformer
+from trainer import checkpoint
+from trainer.background_tracker import Verdict
+from trainer.config import Config
+from trainer.configuration import dump, load, require_same_run
+from trainer.console import Console, RunFacts
+from trainer.data.feed import Share, TrainingData, check_world_size
+from trainer.data.packing import SpecialIds
+from trainer.data.prepare import Prepared, open_prepared
+from trainer.data.prepare import prepare as prepare_data
+from trainer.data.tokenizer import Tokenizer
+from trainer.data.validation import load_validation
+from trainer.engine import create_engine
+from trainer.engine.base import Engine
+from trainer.engine.config import EngineConfig
+from trainer.engine.process_group import ProcessGroup, choose_device, rank_and_world_size
+from trainer.errors import UserError
+from trainer.evaluation import Evaluator
+from trainer.loop import Collaborators, Loop, Progress
+from trainer.metrics import MetricsFile
+from trainer.reporting import Reporter, metrics_path
+from trainer.signals import StopRequest
+from trainer.tracking import create_tracker
+
+CONFIG_FILE = "config.yaml"
+
+
+def prepare(config: Config) -> Prepared:
+    """Opens the run directory for `config` and makes its tokenizer and token stores where they are missing.
+
+    For one process. Raises UserError where the directory belongs to another run or the corpora cannot be used.
+    """
+    check_run_directory(config)
+    prepared = prepare_data(config.data, config.tokenizer, config.run.directory)
+    path = Path(config.run.directory) / CONFIG_FILE
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.write_text(dump(config))
+    temporary.rename(path)
+    return prepared
+
+
+def check_run_directory(config: Config) -> None:
+    """Raises UserError where the run directory was made with settings that a run cannot change half way."""
+    path = Path(config.run.directory) / CONFIG_FILE
+    if path.exists():
+        require_same_run(load(path, []), config)
+
+
+def train(config: Config) -> str:
+    """One process's part of training, from the newest checkpoint where there is one; why training ended.
+
+    The launcher's environment says which process this is. Raises UserError for the user's mistakes.
+    """
+    stop = StopRequest().install()
+    rank, world_size = rank_and_world_size()
+    check_world_size(config.data, world_size)
+    device = choose_device(config.engine.device)
+    processes = ProcessGroup(device, config.engine.timeout_minutes, required=config.engine.kind != "ddp")
+    prepared = prepare(config) if rank == 0 else None
+    processes.gather(None)
+    prepared = prepared or open_prepared(config.data, config.run.directory)
+    try:
+        return _train(config, prepared, stop)
+    finally:
+        processes.leave()
+
+
+def _train(config: Config, prepared: Prepared, stop: StopRequest) -> str:
+    model = build_model(config, prepared.tokenizer)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    engine = create_engine(model, config.engine, config.optimizer)
+    data = training_data(config, prepared, engine)
+    resumed = newest_verified(engine, Path(config.run.directory))
+    progress = restore(resumed, engine, data) if resumed else Progress()
+    reporter = _reporter(config, engine, prepared, progress.step, num_parameters)
+    outcome: Verdict = "failed"
+    try:
+        reporter.start()
+        parts = Collaborators(engine, data, _evaluator(config, prepared.tokenizer), reporter, stop)
+        verdict = Loop(config, parts, progress).run()
+        reporter.finish(progress.step, verdict, _best(config, progress))
+        outcome = "interrupted" if verdict in signal.Signals.__members__ else "finished"
+        return verdict
+    finally:
+        data.close()
+        reporter.close(outcome)
+        engine.close()
+
+
+def training_data(config: Config, prepared: Prepared, engine: Engine) -> TrainingData:
+    """This rank's micro-batches; on CUDA all of one shape."""
+    return TrainingData(
+        prepared.stores,
+        config.data,
+        special_ids(prepared.tokenizer),
+        seed=config.run.seed,
+        share=Share(engine.rank, engine.world_size),
+        static=engine.device.type == "cuda",
+    )
+
+
+def special_ids(tokenizer: Tokenizer) -> SpecialIds:
+    return SpecialIds(tokenizer.pad_id, tokenizer.bos_id)
+
+
+def build_model(config: Config, tokenizer: Tokenizer) -> Transformer:
+    """The model of a run in host memory, initialised from `run.seed` alone: alike on every rank."""
+    torch.manual_seed(config.run.seed)
+    return Transformer(
+        config.model,
+        tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id,
+        activation_checkpointing=config.engine.activation_checkpointing,
+        compute_dtype=compute_dtype(config.engine),
+    )
+
+
+def compute_dtype(config: EngineConfig) -> torch.dtype:
+    return torch.bfloat16 if config.precision == "bf16" else torch.float32
+
+
+def newest_verified(engine: Engine, run_directory: Path) -> Path | None:
+    """The newest checkpoint that verifies; a damaged one is named, set aside, and the one before it is tried.
+
+    None for a run without checkpoints. Raises UserError where there are some and all are damaged.
+    """
+    if engine.rank == 0:
+        checkpoint.remove_leftovers(run_directory)
+    names = engine.gather([path.name for path in checkpoint.list_checkpoints(run_directory)])[0]
+    for name in reversed(names):
+        path = run_directory / checkpoint.CHECKPOINTS / name
+        found = engine.gather(checkpoint.verify(path, engine.rank, engine.world_size))
+        problems = sorted({problem for part in found for problem in part})
+        if not problems:
+            return path
+        if engine.rank == 0:
+            aside = checkpoint.set_aside(path)
+            print(f"the checkpoint {path} is damaged: {'; '.join(problems)}; it is now {aside}", file=sys.stderr)
+    if names:
+        raise UserError(
+            f"every checkpoint in {run_directory / checkpoint.CHECKPOINTS} is damaged ({', '.join(names)}, now named "
+            f"damaged-*): restore one from a backup, or start again with another `run.directory`"
+        )
+    return None
+
+
+def restore(path: Path, engine: Engine, data: TrainingData) -> Progress:
+    """Puts engine and data where the checkpoint left them, whatever ranks and engine wrote it."""
+    engine.load_fragments(checkpoint.fragment_files(path))
+    data.load_state(checkpoint.read_document(path, "lanes.json"))
+    return Progress.from_document(checkpoint.read_document(path, "trainer.json"))
+
+
+def _evaluator(config: Config, tokenizer: Tokenizer) -> Evaluator | None:
+    if not config.data.valid:
+        return None
+    replica = build_model(config, tokenizer)
+    sets = [load_validation(corpus, tokenizer) for corpus in config.data.valid]
+    return Evaluator(replica, tokenizer, sets, config.evaluation, config.data.max_tokens)
+
+
+def _reporter(config: Config, engine: Engine, prepared: Prepared, start_step: int, num_parameters: int) -> Reporter:
+    directory = Path(config.run.directory)
+    facts = RunFacts(
+        run_directory=directory,
+        num_parameters=num_parameters,
+        world_size=engine.world_size,
+        engine=config.engine.kind,
+        precision=config.engine.precision,
+        corpora=[(store.manifest.name, store.manifest.num_pairs) for store in prepared.stores],
+        tokens_per_step=config.data.max_tokens * config.data.micro_batches_per_step,
+        start_step=start_step,
+    )
+    console = Console(engine.rank == 0, config.run.max_steps)
+    if engine.rank != 0:
+        return Reporter(facts, console)
+    tracker = create_tracker(directory, config.tracking.wandb, asdict(config), console.message)
+    return Reporter(facts, console, MetricsFile.open(metrics_path(directory), start_step), tracker)
+
+
+def _best(config: Config, progress: Progress) -> str | None:
+    if progress.best_step is None or config.checkpoint.keep_best == 0:
+        return None
+    path = Path(config.run.directory) / checkpoint.CHECKPOINTS / checkpoint.name_of(progress.best_step)
+    return f"{path} ({config.evaluation.metric} {abs(progress.best_score or 0.0):.2f})"
