@@ -3,7 +3,7 @@
 Shape suffixes: S source tokens of the batch, T target tokens of the batch, N sentences.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -38,6 +38,5 @@ class PackedBatch:
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         """The same batch on `device`, copied without blocking where the memory is pinned."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in values.items()}
-        return PackedBatch(**moved)
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.type is Tensor}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})

@@ -24,7 +24,9 @@ STATE_DIRECTORY = "state"
 def write_fragments(directory: Path, rank: int, world_size: int, fragments: Iterable[Fragment]) -> Path:
     """Writes one rank's file into `directory`/state and returns its path. Raises OSError or SafetensorError."""
     pieces = list(fragments)
-    flat = {kind: torch.cat([getattr(piece, kind).detach().cpu() for piece in pieces]) for kind in FRAGMENT_KINDS}
+    flat: dict[str, Tensor] = {
+        kind: torch.cat([getattr(piece, kind).detach().cpu() for piece in pieces]) for kind in FRAGMENT_KINDS
+    }
     index = [[piece.name, piece.offset, piece.length] for piece in pieces]
     path = directory / STATE_DIRECTORY / f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
     save_file(flat, path, metadata={"fragments": json.dumps(index)})

@@ -27,6 +27,7 @@ from trainer.errors import UserError
 from trainer.evaluation import Evaluator
 from trainer.loop import Collaborators, Loop, Progress
 from trainer.metrics import MetricsFile
+from trainer.model_directory import build_model as build_replica
 from trainer.reporting import Reporter, metrics_path
 from trainer.signals import StopRequest
 from trainer.tracking import create_tracker
@@ -163,7 +164,7 @@ def restore(path: Path, engine: Engine, data: TrainingData) -> Progress:
 def _evaluator(config: Config, tokenizer: Tokenizer) -> Evaluator | None:
     if not config.data.valid:
         return None
-    replica = build_model(config, tokenizer)
+    replica = build_replica(config, tokenizer, compute_dtype(config.engine))
     sets = [load_validation(corpus, tokenizer) for corpus in config.data.valid]
     return Evaluator(replica, tokenizer, sets, config.evaluation, config.data.max_tokens)
 

@@ -39,10 +39,7 @@ class AccelerateEngine(AccumulatingEngine):
         self._check_accelerator()
         self._plain_model = model.to(device)
         self._adamw = build_optimizer(model, optimizer)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # its heir is too new
-            self._model = self._accelerator.prepare(model)
-        assert isinstance(self._model, nn.parallel.DistributedDataParallel) == (self.world_size > 1)
+        self._model = self._replicate(model) if self.world_size > 1 else model
         self._max_norm = optimizer.clip or inf
         self._rehearsed = self.world_size == 1
 
@@ -52,6 +49,13 @@ class AccelerateEngine(AccumulatingEngine):
         assert found == (self.rank, self.world_size), f"Accelerate runs as rank {found[0]} of {found[1]}"
         allowed = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         assert self._accelerator.distributed_type in allowed, f"Accelerate runs {self._accelerator.distributed_type}"
+
+    def _replicate(self, model: nn.Module) -> nn.Module:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # its heir is too new
+            replicated = self._accelerator.prepare(model)
+        assert isinstance(replicated, nn.parallel.DistributedDataParallel), f"Accelerate runs {type(replicated)}"
+        return replicated
 
     @property
     def _optimizer(self) -> torch.optim.Optimizer:

@@ -3,6 +3,8 @@
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from math import inf
 from types import ModuleType
 from typing import Any
@@ -33,11 +35,15 @@ class DeepSpeedEngine(AccumulatingEngine):
             self._processes.broadcast_host_tensor(parameter.data)
         self._shapes = {name: p.shape for name, p in model.named_parameters()}
         original = {name: p.detach() for name, p in model.named_parameters()}
-        self._engine, *_ = _import_deepspeed(device).initialize(
-            model=model, optimizer=build_optimizer(model, optimizer), config=deepspeed_config(config, optimizer)
-        )
+        adamw = build_optimizer(model, optimizer)
+        deepspeed = _import_deepspeed(device)
+        with redirect_stdout(StringIO()):  # it prints the memory in use again and again
+            self._engine, *_ = deepspeed.initialize(
+                model=model, optimizer=adamw, config=deepspeed_config(config, optimizer)
+            )
         self._zero: Any = self._engine.optimizer
         self._stage = STAGES[config.kind]
+        self._offloads = config.offload != "none"
         self._check_engine(config, optimizer)
         self._restore_precision(original)
 
@@ -77,7 +83,12 @@ class DeepSpeedEngine(AccumulatingEngine):
         for group in self._zero.param_groups:
             group["lr"] = lr
         self._engine.step()
-        return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else inf
+        if self._engine.was_step_applied():
+            return float(self._engine.get_global_grad_norm())
+        if self._offloads and self._stage < 3:
+            # DeepSpeed 0.19.8 would add the next step's gradients to the NaN it has just refused.
+            self._zero.averaged_gradients = dict.fromkeys(self._zero.averaged_gradients)
+        return inf
 
     def _slices(self) -> Sequence[Slice]:
         find = self._slice_of_stage3 if self._stage == 3 else self._slice_of_partition
@@ -143,6 +154,8 @@ def _import_deepspeed(device: torch.device) -> ModuleType:
     warnings.filterwarnings("ignore", message=".*(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated")
     import deepspeed
 
+    # It logs to standard output, which belongs to results; a skipped step is told by `StepResult`.
+    deepspeed.logger.setLevel("ERROR")
     # On the CPU DeepSpeed would compile a shared-memory collective at start-up, and die without a C++ compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
