@@ -1,6 +1,5 @@
 """From the configured corpora to a tokenizer and token stores on disk."""
 
-import errno
 import hashlib
 import json
 import os
@@ -13,9 +12,10 @@ from pathlib import Path
 
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.progress import show_progress
-from trainer.data.sources import Block, check_sources, corpus_name, read_pairs, source_identity
-from trainer.data.store import Store, writing_store
+from trainer.data.sources import Block, check_sources, corpus_name, corpus_place, read_pairs, source_identity
+from trainer.data.store import Store, publish_file, writing_store
 from trainer.data.tokenizer import Tokenizer, train_tokenizer
+from trainer.data.validation import copy_validation
 from trainer.errors import UserError
 
 _STORE_FORMAT = 1
@@ -40,31 +40,35 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig, run_directory: str | o
     """Makes what is missing of the run's tokenizer and token stores, and opens both; progress goes to stderr.
 
     The tokenizer becomes `<run>/tokenizer.model`, the stores lie in `data.cache`, each under a name that changes with
-    its source files, tokenizer and `data.max_length`. To be called by one process at a time. Raises UserError for
-    what is wrong with the corpora or the disk.
+    its source files, tokenizer and `data.max_length`; so do copies of the validation text. To be called by one
+    process at a time. Raises UserError for what is wrong with the corpora or the disk.
     """
-    check_sources((*data.train, *data.valid))
     if not data.train:
         raise UserError("`data.train` is empty: give at least one corpus to train on.")
+    check_sources((*data.train, *data.valid))
     model = _run_tokenizer(data.train, tokenizer, Path(run_directory) / "tokenizer.model")
-    built = [_build_store(corpus, data, model, _store_directory(data, run_directory)) for corpus in data.train]
+    directory = store_directory(data, run_directory)
+    for corpus in data.valid:
+        copy_validation(corpus, directory)
+    built = [_build_store(corpus, data, model, directory) for corpus in data.train]
     return Prepared(model, tuple(store for store, _ in built), tuple(reused for _, reused in built))
 
 
 def open_prepared(data: DataConfig, run_directory: str | os.PathLike[str]) -> Prepared:
     """What `prepare` has made, for the other processes of a run; builds nothing, raises UserError where it is not."""
     model = Tokenizer.load(Path(run_directory) / "tokenizer.model")
-    directory = _store_directory(data, run_directory)
+    directory = store_directory(data, run_directory)
     stores = [Store.open(_store_path(corpus, data, model, directory)) for corpus in data.train]
     for corpus, store in zip(data.train, stores, strict=True):
         if store is None:
             raise UserError(
-                f"{directory} holds no token store for {corpus_name(corpus)}: run `dragoman prepare` first."
+                f"{directory} holds no token store for {corpus_place(corpus)}: run `dragoman prepare` first."
             )
     return Prepared(model, tuple(store for store in stores if store is not None), (True,) * len(stores))
 
 
-def _store_directory(data: DataConfig, run_directory: str | os.PathLike[str]) -> Path:
+def store_directory(data: DataConfig, run_directory: str | os.PathLike[str]) -> Path:
+    """Where the token stores of a run lie: `data.cache`, or `data` in the run directory."""
     return Path(data.cache) if data.cache else Path(run_directory) / "data"
 
 
@@ -81,21 +85,8 @@ def _run_tokenizer(corpora: Iterable[CorpusConfig], config: TokenizerConfig, pat
             )
         return model
     model = given or train_tokenizer(_training_lines(corpora, config.max_training_pairs), config)
-    _publish(path, model.model_bytes)
+    publish_file(path, model.model_bytes)
     return Tokenizer.load(path)
-
-
-def _publish(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.rename(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(f"no space left in {path.parent} for the tokenizer: free some.") from error
 
 
 def _training_lines(corpora: Iterable[CorpusConfig], max_pairs: int) -> Iterator[str]:
@@ -112,7 +103,7 @@ def _training_lines(corpora: Iterable[CorpusConfig], max_pairs: int) -> Iterator
 
 def _all_blocks(corpora: Iterable[CorpusConfig]) -> Iterator[Block]:
     for corpus in corpora:
-        yield from show_progress(read_pairs(corpus), f"reading {corpus_name(corpus)} for the tokenizer")
+        yield from show_progress(read_pairs(corpus), f"reading {corpus_place(corpus)} for the tokenizer")
 
 
 def _store_path(corpus: CorpusConfig, data: DataConfig, tokenizer: Tokenizer, directory: Path) -> Path:
@@ -131,10 +122,12 @@ def _build_store(corpus: CorpusConfig, data: DataConfig, tokenizer: Tokenizer, d
         return store, True
     name, rejected = corpus_name(corpus), Counter[str]()
     with writing_store(path, tokenizer.vocab_size) as writer:
-        for block in show_progress(read_pairs(corpus), f"encoding {name}"):
+        for block in show_progress(read_pairs(corpus), f"encoding {corpus_place(corpus)}"):
             writer.append(*_usable(_encode(block, tokenizer), data.max_length, rejected))
         if writer.num_pairs == 0:
-            raise UserError(f"no pair of the corpus {name} can be used: {_reasons(rejected, data.max_length)}.")
+            raise UserError(
+                f"no pair of the corpus {corpus_place(corpus)} can be used: {_reasons(rejected, data.max_length)}."
+            )
         writer.finish(name, _fingerprint(corpus, data, tokenizer), dict(rejected))
     store = Store.open(path)
     assert store is not None, "written a moment ago"

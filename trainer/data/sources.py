@@ -39,7 +39,12 @@ def read_pairs(corpus: CorpusConfig) -> Iterator[Block]:
         if remaining == 0:
             break
     if empty:
-        raise UserError(f"the corpus {corpus_name(corpus)} is empty: give one with at least one pair or leave it out.")
+        raise UserError(f"the corpus {corpus_place(corpus)} is empty: give one with at least one pair or leave it out.")
+
+
+def corpus_place(corpus: CorpusConfig) -> str:
+    """Where a corpus comes from, for messages: the path of its source side, or what the dataset is called."""
+    return corpus.source or corpus.parquet or corpus.hub or corpus.builtin or corpus_name(corpus)
 
 
 def corpus_name(corpus: CorpusConfig) -> str:

@@ -159,6 +159,18 @@ class StoreWriter:
         return manifest
 
 
+def publish_file(path: Path, content: bytes) -> None:
+    """Writes a file that is there whole or not at all. Raises UserError where the disk is full."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    with _full_disk_is_told(path.parent):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def writing_store(directory: Path, vocab_size: int) -> Iterator[StoreWriter]:
     """A writer whose store appears as `directory` when the block ends well, and leaves nothing where it does not.
@@ -169,18 +181,24 @@ def writing_store(directory: Path, vocab_size: int) -> Iterator[StoreWriter]:
     for left_over in directory.parent.glob(".tmp-*"):
         shutil.rmtree(left_over, ignore_errors=True)
     temporary = directory.with_name(f".tmp-{directory.name}")
+    with _full_disk_is_told(directory.parent):
+        try:
+            temporary.mkdir(parents=True)
+            with StoreWriter(temporary, "uint16" if vocab_size <= 1 << 16 else "uint32") as writer:
+                yield writer
+            shutil.rmtree(directory, ignore_errors=True)
+            temporary.rename(directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _full_disk_is_told(folder: Path) -> Iterator[None]:
     try:
-        temporary.mkdir(parents=True)
-        with StoreWriter(temporary, "uint16" if vocab_size <= 1 << 16 else "uint32") as writer:
-            yield writer
-        shutil.rmtree(directory, ignore_errors=True)
-        temporary.rename(directory)
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
-            f"no space left in {directory.parent} for the token store: "
-            "free some, or set `data.cache` to a folder on another disk."
+            f"no space left in {folder}: free some, or set `data.cache` to a folder on another disk."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

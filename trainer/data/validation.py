@@ -1,7 +1,11 @@
 """Finite sets of pairs to evaluate on, whole, shared out by rank."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
@@ -9,7 +13,8 @@ from model.batch import PackedBatch
 from trainer.data.config import CorpusConfig
 from trainer.data.feed import Share
 from trainer.data.packing import Side, SpecialIds, pack
-from trainer.data.sources import corpus_name, read_pairs
+from trainer.data.sources import corpus_name, read_pairs, source_identity
+from trainer.data.store import publish_file
 from trainer.data.tokenizer import Tokenizer
 
 IdPair = tuple[list[int], list[int]]
@@ -28,15 +33,35 @@ class ValidationSet:
     pairs: list[IdPair]
 
 
-def load_validation(corpus: CorpusConfig, tokenizer: Tokenizer) -> ValidationSet:
-    """Reads and encodes a set; UserError for what cannot be read."""
-    sources: list[str] = []
-    references: list[str] = []
-    for source_block, reference_block in read_pairs(corpus):
-        sources += source_block
-        references += reference_block
+def copy_validation(corpus: CorpusConfig, directory: Path) -> None:
+    """Keeps a copy of the set's text in `directory`, so that a resumed run needs no network and reads the same text.
+
+    Raises UserError for what cannot be read.
+    """
+    if not (path := _copy_path(corpus, directory)).exists():
+        publish_file(path, json.dumps(_read_text(corpus)).encode())
+
+
+def load_validation(corpus: CorpusConfig, tokenizer: Tokenizer, directory: Path | None = None) -> ValidationSet:
+    """Encodes a set: the copy in `directory` where there is one, otherwise the corpus itself.
+
+    Raises UserError for what cannot be read.
+    """
+    path = _copy_path(corpus, directory) if directory else None
+    sources, references = json.loads(path.read_bytes()) if path and path.exists() else _read_text(corpus)
     source_ids, target_ids = ([[*ids, tokenizer.eos_id] for ids in tokenizer.encode(s)] for s in (sources, references))
     return ValidationSet(corpus_name(corpus), sources, references, list(zip(source_ids, target_ids, strict=True)))
+
+
+def _read_text(corpus: CorpusConfig) -> tuple[list[str], list[str]]:
+    blocks = list(read_pairs(corpus))
+    sources, references = (list(chain.from_iterable(side)) for side in zip(*blocks, strict=True))
+    return sources, references
+
+
+def _copy_path(corpus: CorpusConfig, directory: Path) -> Path:
+    identity = json.dumps(source_identity(corpus), sort_keys=True)
+    return directory / f"valid-{corpus_name(corpus)}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
 
 
 def validation_batches(pairs: Sequence[IdPair], ids: SpecialIds, max_tokens: int, share: Share) -> list[PackedBatch]:

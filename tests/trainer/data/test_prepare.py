@@ -76,7 +76,7 @@ def test_other_processes_open_what_was_prepared(data: DataConfig, model: Tokeniz
     opened = open_prepared(data, run)
     assert opened.tokenizer.fingerprint == prepared.tokenizer.fingerprint
     assert [s.manifest for s in opened.stores] == [s.manifest for s in prepared.stores]
-    with pytest.raises(UserError, match=r"no token store for corpus: run `dragoman prepare`"):
+    with pytest.raises(UserError, match=r"no token store for .*corpus\.en: run `dragoman prepare`"):
         open_prepared(replace(data, max_length=100), run)
 
 
@@ -123,7 +123,9 @@ def test_a_corpus_without_usable_pairs_is_refused_and_leaves_no_store(
     make_corpus: MakeCorpus, model: TokenizerConfig, tmp_path: Path
 ) -> None:
     data = DataConfig(train=(make_corpus(["", "", "x"], ["a", "b", ""]),))
-    with pytest.raises(UserError, match="no pair of the corpus corpus can be used: 2 empty source, 1 empty target"):
+    with pytest.raises(
+        UserError, match=r"no pair of the corpus .*corpus\.en can be used: 2 empty source, 1 empty target"
+    ):
         prepare(data, model, tmp_path / "run")
     assert list((tmp_path / "run" / "data").iterdir()) == []
 
@@ -139,3 +141,14 @@ def test_no_training_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"`data\.train` is empty"):
         prepare(DataConfig(), TokenizerConfig(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_bad_validation_text_is_found_before_training(
+    data: DataConfig, model: TokenizerConfig, make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    bad = make_corpus(["a", "b"], ["c"], name="dev")
+    with pytest.raises(UserError, match=r"dev\.en has 2 lines but .*dev\.de has 1"):
+        prepare(replace(data, valid=(bad,)), model, tmp_path / "run")
+    good = make_corpus(["a", "b"], ["c", "d"], name="dev")
+    prepare(replace(data, valid=(good,)), model, tmp_path / "run")
+    assert len(list((tmp_path / "run" / "data").glob("valid-dev-*.json"))) == 1

@@ -91,7 +91,7 @@ def test_missing_file_is_found_without_reading(make_corpus: MakeCorpus, tmp_path
 
 
 def test_empty_corpus_is_refused(make_corpus: MakeCorpus) -> None:
-    with pytest.raises(UserError, match="corpus is empty"):
+    with pytest.raises(UserError, match=r"the corpus .*corpus\.en is empty"):
         read(make_corpus([], []))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trainer.data import store as store_module
-from trainer.data.store import Store, token_index, writing_store
+from trainer.data.store import Store, publish_file, token_index, writing_store
 from trainer.errors import UserError
 
 SOURCES = [[5, 6, 3], [7, 3], [8, 9, 10, 3]]
@@ -99,3 +99,17 @@ def test_a_store_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
         store = Store.open(tmp_path / "store")
         assert store is not None
         assert store.manifest.dtype == dtype
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_file(tmp_path / "new" / "file", b"first")
+
+    def half(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(UserError, match=r"no space left in .*new"):
+        publish_file(tmp_path / "new" / "file", b"second")
+    assert [path.read_bytes() for path in (tmp_path / "new").iterdir()] == [b"first"]

@@ -1,12 +1,14 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from trainer.data import validation
 from trainer.data.config import CorpusConfig
 from trainer.data.feed import Share
 from trainer.data.packing import SpecialIds
 from trainer.data.tokenizer import Tokenizer
-from trainer.data.validation import IdPair, load_validation, validation_batches
+from trainer.data.validation import IdPair, copy_validation, load_validation, validation_batches
 
 IDS = SpecialIds(pad_id=0, bos_id=2)
 
@@ -40,3 +42,23 @@ def test_ranks_together_hold_every_pair_once(world_size: int) -> None:
 
 def test_a_rank_without_pairs_has_no_batches() -> None:
     assert validation_batches([([5, 3], [5, 3])], IDS, 24, Share(1, 2)) == []
+
+
+def test_a_copy_stands_in_for_a_source_that_is_gone(
+    make_corpus: Callable[..., CorpusConfig], tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = make_corpus(["a tree", "the end"], ["ein Baum", "das Ende"])
+    expected = load_validation(corpus, tokenizer)
+    copy_validation(corpus, tmp_path / "copies")
+    monkeypatch.setattr(validation, "read_pairs", lambda corpus: pytest.fail("read again"))
+    copy_validation(corpus, tmp_path / "copies")
+    assert load_validation(corpus, tokenizer, tmp_path / "copies") == expected
+
+
+def test_a_changed_source_is_copied_again(
+    make_corpus: Callable[..., CorpusConfig], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    copy_validation(make_corpus(["a"], ["b"]), tmp_path / "copies")
+    corpus = make_corpus(["changed"], ["b"])
+    copy_validation(corpus, tmp_path / "copies")
+    assert load_validation(corpus, tokenizer, tmp_path / "copies").sources == ["changed"]
