@@ -77,7 +77,8 @@ def source_identity(corpus: CorpusConfig) -> dict[str, Any]:
     if corpus.hub or corpus.builtin:
         identity |= {"hub": corpus.hub, "builtin": corpus.builtin, "config": corpus.config, "split": corpus.split}
     if corpus.builtin:
-        identity["code"] = hashlib.sha256(Path(_builtin(corpus).__file__).read_bytes()).hexdigest()
+        modules = sorted(Path(_builtin(corpus).__file__).parent.glob(f"{corpus.builtin}*.py"))
+        identity["code"] = hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
     if corpus.hub or corpus.parquet:
         identity["languages"] = list(corpus.languages or ())
     stats = [(os.path.abspath(path), os.stat(path)) for path in _local_files(corpus)]
