@@ -1,0 +1,85 @@
+"""A tiny run: tokenizer, configuration, model at random, checkpoints written without training."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.config import ModelConfig
+from model.transformer import Transformer
+from trainer import checkpoint, configuration
+from trainer.config import Config, RunConfig
+from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
+from trainer.data.tokenizer import Tokenizer, train_tokenizer
+from trainer.engine.base import Fragment
+from trainer.model_directory import build_model
+
+WORDS = ["".join(random.Random(n).choices("aeioubdfglmnrst", k=5)) for n in range(60)]
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """1 to 7 made-up words each."""
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(1, 7))) for _ in range(count)]
+
+
+class SavingEngine:
+    """One process's engine, as far as saving needs it; each parameter is a single fragment."""
+
+    rank, world_size = 0, 1
+
+    def __init__(self, model: Transformer) -> None:
+        self._model = model
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def fragments(self) -> Iterator[Fragment]:
+        for name, parameter in self._model.named_parameters():
+            flat = parameter.detach().flatten()
+            yield Fragment(name, 0, flat, torch.zeros_like(flat), torch.zeros_like(flat))
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    directory: Path
+    config: Config
+    tokenizer: Tokenizer
+
+    def model(self, seed: int) -> Transformer:
+        """At random, with embeddings large enough for decided choices and sentences that end."""
+        torch.manual_seed(seed)
+        model = build_model(self.config, self.tokenizer)
+        with torch.no_grad():
+            for table in model.tables.parameters():
+                table.mul_(4.0)
+        return model
+
+    def publish(self, step: int, model: Transformer, score: float | None = None) -> Path:
+        documents = {"trainer.json": {"num_updates": step, "score": score}}
+        return checkpoint.save(self.directory, step, SavingEngine(model), documents)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Tokenizer:
+    return train_tokenizer(iter(sentences(200)), TokenizerConfig(vocab_size=300))
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path, tiny_tokenizer: Tokenizer) -> TinyRun:
+    """A run directory with configuration and tokenizer, no checkpoints yet."""
+    directory = tmp_path / "run"
+    corpus = CorpusConfig(builtin="phrasebook", name="phrasebook")
+    config = Config(
+        run=RunConfig(directory=str(directory)),
+        model=ModelConfig(d_model=16, d_ff=32, num_heads=2, num_encoder_layers=1, num_decoder_layers=1),
+        data=DataConfig(train=(corpus,), max_length=24, max_tokens=64),
+    )
+    directory.mkdir()
+    (directory / "config.yaml").write_text(configuration.dump(config))
+    (directory / "tokenizer.model").write_bytes(tiny_tokenizer.model_bytes)
+    return TinyRun(directory, config, tiny_tokenizer)

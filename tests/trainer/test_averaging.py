@@ -1,0 +1,46 @@
+"""The average of checkpoints is the arithmetic mean of their weights."""
+
+import pytest
+import torch
+
+from tests.trainer.conftest import TinyRun
+from trainer.averaging import average
+from trainer.errors import UserError
+from trainer.model_directory import load
+
+
+def test_the_mean_of_the_last_checkpoints_is_published(tiny_run: TinyRun) -> None:
+    models = [tiny_run.model(seed) for seed in range(4)]
+    for step, model in enumerate(models):
+        tiny_run.publish(step, model)
+    output = tiny_run.directory.parent / "averaged"
+    average(tiny_run.directory, 3, output)
+    averaged = dict(load(output, "cpu").model.named_parameters())
+    assert averaged
+    for name, parameter in averaged.items():
+        mean = torch.stack([model.get_parameter(name).double() for model in models[1:]]).mean(0)
+        torch.testing.assert_close(parameter.double(), mean, rtol=1e-6, atol=1e-7)
+
+
+def test_one_checkpoint_is_its_own_mean(tiny_run: TinyRun) -> None:
+    model = tiny_run.model(seed=1)
+    tiny_run.publish(5, model)
+    average(tiny_run.directory, 1, tiny_run.directory.parent / "one")
+    loaded = load(tiny_run.directory.parent / "one", "cpu").model
+    assert all(torch.equal(p, model.get_parameter(name)) for name, p in loaded.named_parameters())
+
+
+def test_mistakes_are_told_and_nothing_is_written(tiny_run: TinyRun) -> None:
+    output = tiny_run.directory.parent / "averaged"
+    checkpoint = tiny_run.publish(5, tiny_run.model(seed=1))
+    with pytest.raises(UserError, match=r"--last is 2, but .* has 1 published"):
+        average(tiny_run.directory, 2, output)
+    with pytest.raises(UserError, match="at least 1"):
+        average(tiny_run.directory, 0, output)
+    next((checkpoint / "state").iterdir()).write_bytes(b"torn")
+    with pytest.raises(UserError, match="step-00000005 is damaged"):
+        average(tiny_run.directory, 1, output)
+    assert not output.exists()
+    output.mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        average(tiny_run.directory, 1, output)

@@ -1,0 +1,124 @@
+"""Evaluation over several ranks is evaluation by one, and its numbers are those of the parts it is made of."""
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.transformer import Transformer
+from tests.trainer.conftest import TinyRun, sentences
+from trainer.config import EvaluationConfig
+from trainer.data.feed import Share
+from trainer.data.packing import SpecialIds
+from trainer.data.validation import ValidationSet, validation_batches
+from trainer.evaluation import NUM_SAMPLES, Evaluator, interleave
+from trainer.scoring import score
+from trainer.translation import Translator
+
+
+class ThreadEngine:
+    """One rank of several that are threads of this process: gathers meet at a barrier."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, rank: int, model: Transformer, barrier: threading.Barrier, board: dict[int, Any]) -> None:
+        self.rank, self.world_size = rank, barrier.parties
+        self._model, self._barrier, self._board = model, barrier, board
+        self.num_collectives = 0
+
+    def gather(self, value: Any) -> list[Any]:
+        self.num_collectives += 1
+        self._board[self.rank] = value
+        self._barrier.wait()
+        values = [self._board[rank] for rank in range(self.world_size)]
+        self._barrier.wait()
+        return values
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        return [math.fsum(column) for column in zip(*self.gather(list(values)), strict=True)]
+
+    def full_weights(self) -> dict[str, Tensor]:
+        self.gather(None)
+        return {name: parameter.detach().clone() for name, parameter in self._model.named_parameters()}
+
+
+def validation_set(run: TinyRun, size: int, name: str = "val") -> ValidationSet:
+    sources, references = sentences(size, seed=11), sentences(size, seed=12)
+    encoded = [[[*ids, run.tokenizer.eos_id] for ids in run.tokenizer.encode(side)] for side in (sources, references)]
+    return ValidationSet(name, sources, references, list(zip(*encoded, strict=True)))
+
+
+def on_ranks(world_size: int, model: Transformer, work: Callable[[ThreadEngine], Any]) -> list[Any]:
+    barrier, board = threading.Barrier(world_size, timeout=60), dict[int, Any]()
+    engines = [ThreadEngine(rank, model, barrier, board) for rank in range(world_size)]
+    results: list[Any] = [None] * world_size
+
+    def run(engine: ThreadEngine) -> None:
+        results[engine.rank] = work(engine)
+
+    threads = [threading.Thread(target=run, args=(engine,)) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({engine.num_collectives for engine in engines}) == 1, "ranks made different numbers of collective calls"
+    return results
+
+
+def evaluate(run: TinyRun, world_size: int, sets: list[ValidationSet], config: EvaluationConfig) -> list[Any]:
+    """Each rank's results; the replicas start from other weights than the engine's."""
+
+    def work(engine: ThreadEngine) -> Any:
+        replica = run.model(seed=99)
+        evaluator = Evaluator(replica, run.tokenizer, sets, config, run.config.data)
+        return evaluator.evaluate(engine)  # type: ignore[arg-type]
+
+    return on_ranks(world_size, run.model(seed=1), work)
+
+
+CONFIG = EvaluationConfig(beam_size=2, max_sentences=7)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_together_find_what_one_finds(tiny_run: TinyRun, world_size: int) -> None:
+    sets = [validation_set(tiny_run, 11), validation_set(tiny_run, 2, "small")]
+    [alone] = evaluate(tiny_run, 1, sets, CONFIG)
+    together = evaluate(tiny_run, world_size, sets, CONFIG)
+    assert all(results == together[0] for results in together)
+    for found, expected in zip(together[0], alone, strict=True):
+        assert found["nll"] == pytest.approx(expected["nll"], rel=1e-5)
+        assert found | {"nll": None} == expected | {"nll": None}
+
+
+def test_the_numbers_are_those_of_its_parts(tiny_run: TinyRun) -> None:
+    validation, model = validation_set(tiny_run, 11), tiny_run.model(seed=1)
+    [[found]] = evaluate(tiny_run, 1, [validation], CONFIG)
+    hypotheses = Translator(model, tiny_run.tokenizer, 24, CONFIG).translate(validation.sources[:7])
+    scores = score(hypotheses, [validation.references[:7]])
+    assert (found["name"], found["bleu"], found["chrf"]) == ("val", scores.bleu, scores.chrf)
+    samples = zip(validation.sources, hypotheses, validation.references[:7], strict=False)
+    assert found["samples"] == list(samples)[:NUM_SAMPLES]
+
+    ids = SpecialIds(tiny_run.tokenizer.pad_id, tiny_run.tokenizer.bos_id)
+    each = [validation_batches([pair], ids, 64, Share(0, 1))[0] for pair in validation.pairs]
+    with torch.no_grad():
+        nll = sum(model(batch)[1].item() for batch in each)
+    num_target_tokens = sum(len(target) for _, target in validation.pairs)
+    assert found["num_target_tokens"] == num_target_tokens
+    assert found["nll"] == pytest.approx(nll / num_target_tokens, rel=1e-5)
+
+
+def test_without_sentences_to_translate_only_the_loss_is_taken(tiny_run: TinyRun) -> None:
+    [[found]] = evaluate(tiny_run, 1, [validation_set(tiny_run, 5)], EvaluationConfig(max_sentences=0))
+    assert found["nll"] > 0
+    assert (found["bleu"], found["chrf"], found["samples"]) == (None, None, [])
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 7])
+def test_interleave_undoes_dealing_out(count: int) -> None:
+    items = [str(i) for i in range(count)]
+    assert interleave([items[rank::3] for rank in range(3)]) == items

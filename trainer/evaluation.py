@@ -1,0 +1,91 @@
+"""Validation during training, shared out over all ranks: loss, and BLEU and chrF of real translations."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from model.transformer import Transformer
+from trainer.config import EvaluationConfig
+from trainer.data.config import DataConfig
+from trainer.data.feed import Share
+from trainer.data.packing import SpecialIds
+from trainer.data.tokenizer import Tokenizer
+from trainer.data.validation import ValidationSet, validation_batches
+from trainer.engine.base import Engine
+from trainer.model_directory import put_weights
+from trainer.scoring import score
+from trainer.translation import Translator
+
+NUM_SAMPLES = 3
+
+
+class Evaluator:
+    """Evaluates the engine's weights on a plain replica of the model.
+
+    A rank may take as many decoding steps as its sentences need, because nothing in the replica is sharded: there is
+    no collective but those of this class, of which every rank makes the same number.
+    """
+
+    def __init__(
+        self,
+        replica: Transformer,
+        tokenizer: Tokenizer,
+        sets: Sequence[ValidationSet],
+        config: EvaluationConfig,
+        data: DataConfig,
+    ) -> None:
+        self._replica = replica.eval()
+        self._tokenizer, self._sets = tokenizer, sets
+        self._config, self._data = config, data
+
+    def evaluate(self, engine: Engine) -> list[dict[str, Any]]:
+        """One dict for each set, the same on every rank; a collective.
+
+        `name`, `nll` (nats per target token), `num_target_tokens`, `bleu` and `chrf` (None where nothing is
+        translated) and `samples`: [source, hypothesis, reference] of a few sentences.
+        """
+        self._replica.to(engine.device, self._replica.compute_dtype)
+        put_weights(self._replica, engine.full_weights(), "the engine")
+        return [self._evaluate_set(engine, validation) for validation in self._sets]
+
+    def _evaluate_set(self, engine: Engine, validation: ValidationSet) -> dict[str, Any]:
+        nll, num_target_tokens = engine.sum(self._nll(engine, validation))
+        num_translated = min(self._config.max_sentences, len(validation.sources))
+        translated = self._scores(engine, validation, num_translated) if num_translated else {}
+        return {
+            "name": validation.name,
+            "nll": nll / num_target_tokens,
+            "num_target_tokens": int(num_target_tokens),
+            "bleu": None,
+            "chrf": None,
+            "samples": [],
+        } | translated
+
+    @torch.inference_mode()
+    def _nll(self, engine: Engine, validation: ValidationSet) -> list[float]:
+        """This rank's sums: nats and target tokens."""
+        ids = SpecialIds(self._tokenizer.pad_id, self._tokenizer.bos_id)
+        share = Share(engine.rank, engine.world_size)
+        nll = tokens = 0.0
+        for batch in validation_batches(validation.pairs, ids, self._data.max_tokens, share):
+            nll += self._replica(batch.to(engine.device))[1].item()
+            tokens += batch.num_target_tokens
+        return [nll, tokens]
+
+    def _scores(self, engine: Engine, validation: ValidationSet, num_translated: int) -> dict[str, Any]:
+        translator = Translator(self._replica, self._tokenizer, self._data.max_length, self._config, engine.device)
+        own = validation.sources[engine.rank : num_translated : engine.world_size]
+        hypotheses = interleave(engine.gather(translator.translate(own)))
+        references = validation.references[:num_translated]
+        found = {}
+        if engine.rank == 0:
+            scores = score(hypotheses, [references])
+            samples = list(zip(validation.sources, hypotheses, references, strict=False))[:NUM_SAMPLES]
+            found = {"bleu": scores.bleu, "chrf": scores.chrf, "samples": samples}
+        return engine.gather(found)[0]
+
+
+def interleave(shares: Sequence[Sequence[str]]) -> list[str]:
+    """Puts back in order what was dealt out in turn: item i comes from share i mod W."""
+    return [shares[i % len(shares)][i // len(shares)] for i in range(sum(map(len, shares)))]

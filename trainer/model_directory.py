@@ -1,0 +1,150 @@
+"""The artefact to use: a directory with the weights, the configuration and the tokenizer of one trained model.
+
+    model.safetensors (fp32, by parameter name)   config.yaml   tokenizer.model
+
+Nothing in it needs an engine to be read. A run directory and a checkpoint can be loaded in its place.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.transformer import Transformer
+from trainer import configuration
+from trainer.checkpoint import (
+    CHECKPOINTS,
+    MANIFEST,
+    list_checkpoints,
+    newest_checkpoint,
+    read_document,
+    read_weights,
+    verify,
+)
+from trainer.config import Config
+from trainer.data.tokenizer import Tokenizer
+from trainer.errors import UserError
+
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.yaml", "tokenizer.model"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in eval mode on its device, with what is needed to feed it."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    config: Config
+    device: torch.device
+
+
+def save_model_directory(
+    directory: Path, weights: Mapping[str, Tensor], config: Config, tokenizer_bytes: bytes
+) -> None:
+    """Writes a model directory under a temporary name and publishes it by one rename.
+
+    Raises UserError where `directory` exists already or the disk refuses; nothing half-written stays behind.
+    """
+    refuse_existing(directory)
+    temporary = directory.with_name(f".tmp-{directory.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        fp32 = {name: weight.detach().to("cpu", torch.float32).contiguous() for name, weight in weights.items()}
+        save_file(fp32, temporary / WEIGHTS)
+        (temporary / CONFIG).write_text(configuration.dump(config), encoding="utf-8")
+        (temporary / TOKENIZER).write_bytes(tokenizer_bytes)
+        temporary.rename(directory)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"the model directory {directory} cannot be written: {error}.") from error
+
+
+def refuse_existing(directory: Path) -> None:
+    """Raises UserError where something is in the way of a new model directory."""
+    if directory.exists():
+        raise UserError(f"{directory} exists already: name another output directory or remove it first.")
+
+
+def load(path: Path, device: str = "auto") -> LoadedModel:
+    """Loads a model directory, a checkpoint, or the best checkpoint of a run directory (without scores: the newest).
+
+    `device` `auto` takes CUDA where there is one. On CUDA a model that was trained in bf16 computes in bf16, which the
+    hardware is made for; on the CPU it computes in fp32. Raises UserError where something is missing or damaged.
+    """
+    home, checkpoint = _locate(path)
+    config = configuration.load(home / CONFIG)
+    tokenizer = Tokenizer.load(home / TOKENIZER)
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    bf16 = place.type == "cuda" and config.engine.precision == "bf16"
+    model = build_model(config, tokenizer, torch.bfloat16 if bf16 else torch.float32)
+    put_weights(model, read_weights(checkpoint) if checkpoint else _read_model_weights(home / WEIGHTS), path)
+    return LoadedModel(model.to(place, model.compute_dtype), tokenizer, config, place)
+
+
+def build_model(config: Config, tokenizer: Tokenizer, compute_dtype: torch.dtype = torch.float32) -> Transformer:
+    """The configured model in eval mode, fp32 parameters on the CPU, its weights still at random."""
+    return Transformer(config.model, tokenizer.vocab_size, pad_id=tokenizer.pad_id, compute_dtype=compute_dtype).eval()
+
+
+def put_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: Path | str) -> None:
+    """Copies weights by name, of the parameter's shape or flattened, into `model`.
+
+    Raises UserError, which names `origin`, where they are not the weights of such a model.
+    """
+    parameters = dict(model.named_parameters())
+    if different := sorted(parameters.keys() ^ weights.keys()):
+        where = "lacks" if different[0] in parameters else "has besides its configuration"
+        raise UserError(f"{origin} {where} the weight `{different[0]}`: weights and config.yaml belong to two models.")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if parameter.numel() != weights[name].numel():
+                raise UserError(
+                    f"the weight `{name}` in {origin} has {weights[name].numel()} numbers instead of "
+                    f"{parameter.numel()}: weights and config.yaml belong to two models."
+                )
+            parameter.copy_(weights[name].view_as(parameter))
+
+
+def _locate(path: Path) -> tuple[Path, Path | None]:
+    """Where configuration and tokenizer lie, and the checkpoint that holds the weights (None: a model directory)."""
+    if (path / WEIGHTS).exists():
+        return path, None
+    if (path / CHECKPOINTS).is_dir():
+        return path, _best_checkpoint(path)
+    if (path / MANIFEST).exists():
+        if problems := verify(path):
+            raise UserError(f"the checkpoint {path} is damaged: {'; '.join(problems)}; use another one of its run.")
+        return path.resolve().parent.parent, path
+    raise UserError(
+        f"{path} is no model: give a model directory (with {WEIGHTS}), a run directory (with {CHECKPOINTS}/) "
+        f"or a checkpoint (with {MANIFEST})."
+    )
+
+
+def _best_checkpoint(run_directory: Path) -> Path:
+    """The sound checkpoint with the highest validation score; where none was scored, the newest."""
+    scored = [(score, path) for path in list_checkpoints(run_directory) if (score := _score(path)) is not None]
+    for _, checkpoint in sorted(scored, reverse=True):
+        if not verify(checkpoint):
+            return checkpoint
+    return newest_checkpoint(run_directory)
+
+
+def _score(checkpoint: Path) -> float | None:
+    try:
+        return read_document(checkpoint, "trainer.json").get("score")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _read_model_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}): the file is damaged, export the model again.") from error

@@ -1,0 +1,184 @@
+"""Text in, text out: lines to token ids, through the search in batches of similar length, and back in order."""
+
+import logging
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from model.search import SearchableModel, SearchConfig, search
+from trainer.config import EvaluationConfig
+from trainer.data.tokenizer import Tokenizer
+from trainer.model_directory import load
+
+MAX_BATCH_TOKENS = 2048  # source tokens of a batch, padding counted; `beam_size` times as many rows are decoded
+FIRST_CHUNK, LARGEST_CHUNK = 64, 4096  # lines read before the first and before the later translations
+PATIENCE_SECONDS = 0.05  # how long a chunk waits for the next line before it goes with what it has
+
+_SENTENCE_END = re.compile(r"""[.!?…;:]["'»”)\]]*\s+|[。！？；]""")
+_WORD_END = re.compile(r"\s+")
+_ANYWHERE = re.compile(r"(?<=.)(?=.)", re.DOTALL)
+
+_log = logging.getLogger(__name__)
+
+
+class Translator:
+    """Translates lines of text with one model.
+
+    `max_length` is the longest source in tokens, eos included, that the model was trained on; a longer line is
+    translated in pieces. `decoding` gives beam size and length penalty where a call does not.
+    """
+
+    def __init__(
+        self,
+        model: SearchableModel,
+        tokenizer: Tokenizer,
+        max_length: int,
+        decoding: EvaluationConfig,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._model, self._tokenizer, self._device = model, tokenizer, device
+        self._max_length, self._decoding = max_length, decoding
+        self._warned = False
+
+    def translate(
+        self, lines: Sequence[str], beam_size: int | None = None, length_penalty: float | None = None
+    ) -> list[str]:
+        """One translation a line, in order; the translation of a blank line is empty."""
+        pieces = [self._encode(line, ids) for line, ids in zip(lines, self._tokenizer.encode(lines), strict=True)]
+        config = self._search_config(beam_size, length_penalty)
+        translated = iter(self._search([ids for group in pieces for ids in group], config))
+        return [" ".join(next(translated) for _ in group) for group in pieces]
+
+    def translate_stream(
+        self, lines: Iterable[str], beam_size: int | None = None, length_penalty: float | None = None
+    ) -> Iterator[str]:
+        """Like `translate`, but without end: gives what is ready when no more lines are waiting."""
+        for chunk in ready_chunks(lines):
+            yield from self.translate([line.removesuffix("\n") for line in chunk], beam_size, length_penalty)
+
+    def _encode(self, line: str, ids: list[int]) -> list[list[int]]:
+        """The sources that stand for a line with the token ids `ids`: none, one, or several where it is too long."""
+        if not ids:
+            return []
+        if self._fits(ids):
+            return [ids]
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "a line of %d tokens is longer than the model's limit (data.max_length, %d): it and others like it are "
+                "translated in pieces",
+                len(ids) + 1,
+                self._max_length,
+            )
+        pieces = split(line, lambda text: self._fits(self._tokenizer.encode([text])[0]))
+        return self._tokenizer.encode(pieces)
+
+    def _fits(self, ids: list[int]) -> bool:
+        return len(ids) < self._max_length
+
+    def _search(self, pieces: list[list[int]], config: SearchConfig) -> list[str]:
+        """The best translation of each source, given without eos."""
+        sources = [[*ids, config.eos_id] for ids in pieces]
+        best: list[list[int]] = [[] for _ in sources]
+        for batch in batches_by_length([len(source) for source in sources], MAX_BATCH_TOKENS):
+            results = search(self._model, [sources[i] for i in batch], config, self._device)
+            for i, hypotheses in zip(batch, results, strict=True):
+                best[i] = hypotheses[0].ids if hypotheses else []
+        return self._tokenizer.decode(best)
+
+    def _search_config(self, beam_size: int | None, length_penalty: float | None) -> SearchConfig:
+        tokenizer = self._tokenizer
+        return SearchConfig(
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            forbidden_ids=(tokenizer.pad_id, tokenizer.bos_id, tokenizer.unk_id),
+            beam_size=self._decoding.beam_size if beam_size is None else beam_size,
+            length_penalty=self._decoding.length_penalty if length_penalty is None else length_penalty,
+        )
+
+
+def load_translator(path: Path, device: str = "auto") -> Translator:
+    """A translator from a model directory, a run directory or a checkpoint. Raises UserError as `load` does."""
+    loaded = load(path, device)
+    config = loaded.config
+    return Translator(loaded.model, loaded.tokenizer, config.data.max_length, config.evaluation, loaded.device)
+
+
+def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, at most `max_tokens` with padding (or one longer sentence) each.
+
+    The longest come first, so that memory runs out at once if at all.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > max_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def split(text: str, fits: Callable[[str], bool]) -> list[str]:
+    """Pieces of a text that fit, without the space between them: cut as near the middle as possible at the end of a
+    sentence or clause, otherwise between words, otherwise anywhere."""
+    text = text.strip()
+    if len(text) < 2 or fits(text):
+        return [text]
+    for boundary in (_SENTENCE_END, _WORD_END, _ANYWHERE):
+        cuts = [match.end() for match in boundary.finditer(text) if match.end() < len(text)]
+        if cuts:
+            break
+    cut = min(cuts, key=lambda position: abs(2 * position - len(text)))
+    return split(text[:cut], fits) + split(text[cut:], fits)
+
+
+def ready_chunks(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Lines in chunks that never wait long for more: a line typed at a terminal comes back alone, a file comes in
+    chunks that double from `FIRST_CHUNK` to `LARGEST_CHUNK`.
+
+    A thread reads ahead by one chunk; what it raises is raised here, after the lines before it.
+    """
+    waiting: queue.Queue[str | BaseException | None] = queue.Queue(LARGEST_CHUNK)
+    threading.Thread(target=_read_into, args=(lines, waiting), daemon=True).start()
+    size = FIRST_CHUNK
+    while True:
+        chunk, end = _next_chunk(waiting, size)
+        if chunk:
+            yield chunk
+        if isinstance(end, BaseException):
+            raise end
+        if end:
+            return
+        size = min(2 * size, LARGEST_CHUNK)
+
+
+def _read_into(lines: Iterable[str], waiting: "queue.Queue[str | BaseException | None]") -> None:
+    end: BaseException | None = None
+    try:
+        for line in lines:
+            waiting.put(line)
+    except BaseException as error:
+        end = error
+    waiting.put(end)
+
+
+def _next_chunk(
+    waiting: "queue.Queue[str | BaseException | None]", size: int
+) -> tuple[list[str], BaseException | bool]:
+    """Up to `size` lines, and whether the input has ended (or what ended it)."""
+    item = waiting.get()
+    chunk: list[str] = []
+    while isinstance(item, str):
+        chunk.append(item)
+        if len(chunk) == size:
+            return chunk, False
+        try:
+            item = waiting.get(timeout=PATIENCE_SECONDS)
+        except queue.Empty:
+            return chunk, False
+    return chunk, True if item is None else item
