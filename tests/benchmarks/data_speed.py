@@ -36,7 +36,8 @@ def time_prepare(data: DataConfig, directory: Path) -> tuple[Prepared, dict[str,
     prepared = prepare(data, given, directory / "only-encodes")
     seconds = time.perf_counter() - start
     pairs = sum(store.manifest.num_pairs for store in prepared.stores)
-    return prepared, {"pairs": pairs, "prepare_pairs_per_second": round(pairs / seconds)}
+    rate = {} if any(prepared.reused) else {"prepare_pairs_per_second": round(pairs / seconds)}
+    return prepared, {"pairs": pairs} | rate
 
 
 def feed(prepared: Prepared, data: DataConfig) -> TrainingData:
