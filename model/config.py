@@ -30,10 +30,15 @@ class ModelConfig:
     tied_embeddings: Literal["all", "decoder", "none"] = "all"
 
 
+def _sizes(d_model: int, d_ff: int, num_heads: int, encoder_layers: int, decoder_layers: int) -> dict[str, Any]:
+    layers = {"num_encoder_layers": encoder_layers, "num_decoder_layers": decoder_layers}
+    return {"d_model": d_model, "d_ff": d_ff, "num_heads": num_heads, **layers}
+
+
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": dict(d_model=128, d_ff=512, num_heads=4, num_encoder_layers=2, num_decoder_layers=2),
-    "small": dict(d_model=256, d_ff=1024, num_heads=4, num_encoder_layers=3, num_decoder_layers=3),
-    "base": dict(d_model=512, d_ff=2048, num_heads=8, num_encoder_layers=6, num_decoder_layers=6, dropout=0.1),
-    "big": dict(d_model=1024, d_ff=4096, num_heads=16, num_encoder_layers=6, num_decoder_layers=6, dropout=0.3),
-    "deep": dict(d_model=512, d_ff=2048, num_heads=8, num_encoder_layers=24, num_decoder_layers=6, norm="pre"),
+    "tiny": _sizes(128, 512, 4, 2, 2),
+    "small": _sizes(256, 1024, 4, 3, 3),
+    "base": _sizes(512, 2048, 8, 6, 6) | {"dropout": 0.1},
+    "big": _sizes(1024, 4096, 16, 6, 6) | {"dropout": 0.3},
+    "deep": _sizes(512, 2048, 8, 24, 6) | {"norm": "pre"},
 }

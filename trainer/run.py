@@ -166,7 +166,7 @@ def _evaluator(config: Config, tokenizer: Tokenizer) -> Evaluator | None:
         return None
     replica = build_replica(config, tokenizer, compute_dtype(config.engine))
     sets = [load_validation(corpus, tokenizer) for corpus in config.data.valid]
-    return Evaluator(replica, tokenizer, sets, config.evaluation, config.data.max_tokens)
+    return Evaluator(replica, tokenizer, sets, config.evaluation, config.data)
 
 
 def _reporter(config: Config, engine: Engine, prepared: Prepared, start_step: int, num_parameters: int) -> Reporter:

@@ -6,7 +6,7 @@ from trainer.engine.config import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, update: int, max_steps: int) -> float:
-    """The rate of optimizer update `update` (1, 2, …); `inverse_sqrt` is equation 3 of the paper, scaled to its peak."""
+    """The rate of update number `update` (1, 2, …); `inverse_sqrt` is equation 3 of the paper, scaled to its peak."""
     if update < config.warmup_steps:
         return config.peak_lr * update / config.warmup_steps
     if config.schedule == "constant":

@@ -79,7 +79,7 @@ def test_reading_what_the_state_does_not_hold_is_refused(tmp_path: Path) -> None
     files = checkpoint.fragment_files(publish(tmp_path))
     with pytest.raises(ValueError, match=r"no elements 3 to 4 of `b.bias`"):
         files.read("b.bias", "weight", 0, 4)
-    with pytest.raises(ValueError, match="no elements"):
+    with pytest.raises(ValueError, match=r"no elements"):
         files.read("unknown", "weight", 0, 1)
 
 
@@ -134,7 +134,7 @@ def test_a_save_that_fails_leaves_nothing_and_the_older_one_stands(tmp_path: Pat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "write_fragments", full)
-    with pytest.raises(checkpoint.SaveFailed, match="rank 0.*No space left"):
+    with pytest.raises(checkpoint.SaveFailed, match=r"rank 0.*No space left"):
         publish(tmp_path, 2)
     assert list((tmp_path / "checkpoints").iterdir()) == [older]
 

@@ -1,6 +1,5 @@
 """A small language model with everything that troubles engines: tied embedding, checkpointing, vectors, one scalar."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from trainer.engine.base import Fragment, FragmentKind, LossSums
+from trainer.engine.base import FRAGMENT_KINDS, Engine, Fragment, FragmentKind, LossSums
 
 VOCABULARY, WIDTH = 37, 12
 
@@ -84,26 +83,28 @@ class MemoryReader:
 
     def __init__(self, fragments: list[Fragment], num_updates: int) -> None:
         self.num_updates = num_updates
-        self._whole: dict[tuple[str, str], Tensor] = {}
-        self._covered: dict[str, Tensor] = {}
-        for name, numel in _sizes(fragments):
-            self._covered[name] = torch.zeros(numel, dtype=torch.int)
-            for kind in ("weight", "exp_avg", "exp_avg_sq"):
-                self._whole[name, kind] = torch.full((numel,), torch.nan)
+        self.tensors: dict[tuple[str, FragmentKind], Tensor] = {}
+        self.coverage: dict[str, Tensor] = {}  # by parameter, how many fragments hold each element
+        for name in {fragment.name for fragment in fragments}:
+            numel = max(f.offset + f.length for f in fragments if f.name == name)
+            self.coverage[name] = torch.zeros(numel, dtype=torch.int)
+            self.tensors |= {(name, kind): torch.full((numel,), torch.nan) for kind in FRAGMENT_KINDS}
         for fragment in fragments:
             place = slice(fragment.offset, fragment.offset + fragment.length)
-            self._covered[fragment.name][place] += 1
-            for kind in ("weight", "exp_avg", "exp_avg_sq"):
-                self._whole[fragment.name, kind][place] = getattr(fragment, kind)
-
-    def coverage(self) -> dict[str, Tensor]:
-        """By parameter name, how many fragments hold each element."""
-        return self._covered
+            self.coverage[fragment.name][place] += 1
+            for kind in FRAGMENT_KINDS:
+                self.tensors[fragment.name, kind][place] = getattr(fragment, kind)
 
     def read(self, name: str, kind: FragmentKind, offset: int, length: int) -> Tensor:
-        return self._whole[name, kind][offset : offset + length].clone()
+        return self.tensors[name, kind][offset : offset + length].clone()
+
+    def equals(self, other: "MemoryReader") -> bool:
+        """Bit for bit."""
+        same_names = self.tensors.keys() == other.tensors.keys()
+        return same_names and all(torch.equal(value, other.tensors[key]) for key, value in self.tensors.items())
 
 
-def _sizes(fragments: list[Fragment]) -> Iterator[tuple[str, int]]:
-    for name in {fragment.name for fragment in fragments}:
-        yield name, max(f.offset + f.length for f in fragments if f.name == name)
+def save(engine: Engine) -> MemoryReader:
+    """The state of all ranks, on every rank; a collective."""
+    mine = [(f.name, f.offset, f.weight.clone(), f.exp_avg.clone(), f.exp_avg_sq.clone()) for f in engine.fragments()]
+    return MemoryReader([Fragment(*f) for part in engine.gather(mine) for f in part], engine.num_updates)

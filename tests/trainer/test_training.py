@@ -1,0 +1,215 @@
+"""Whole runs through the command line: the same losses from every engine and number of processes, and after any end."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from trainer.metrics import read_metrics
+
+pytestmark = pytest.mark.slow
+
+STEPS = 20
+
+
+class Runs:
+    """Starts runs of one small configuration in a folder; all share one tokenizer and one token store."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.config = folder / "config.yaml"
+        self.config.write_text(yaml.safe_dump(CONFIGURATION))
+        self.environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        first = self.train("prepare_only", "run.max_steps=1")
+        assert first.returncode == 0, first.stderr
+        shutil.copy(folder / "prepare_only" / "tokenizer.model", folder / "tokenizer.model")
+
+    def command(self, name: str, *changes: str, processes: int = 1) -> list[str]:
+        shared = [f"data.cache={self.folder / 'store'}", f"run.directory={self.folder / name}"]
+        if (self.folder / "tokenizer.model").exists():
+            shared.append(f"tokenizer.path={self.folder / 'tokenizer.model'}")
+        train = [sys.executable, "-m", "launch", "train", str(self.config), "--processes", str(processes)]
+        return [*train, *shared, *changes]
+
+    def train(self, name: str, *changes: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+        command = self.command(name, *changes, processes=processes)
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=240, check=False)
+
+    def start(self, name: str, *changes: str, processes: int = 1) -> "subprocess.Popen[str]":
+        command = self.command(name, *changes, processes=processes)
+        return subprocess.Popen(
+            command, env=self.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def steps(self, name: str) -> list[dict[str, Any]]:
+        return [r for r in read_metrics(self.folder / name / "metrics.jsonl") if r["kind"] == "train"]
+
+    def wait_for_step(self, name: str, step: int) -> None:
+        deadline = time.monotonic() + 120
+        path = self.folder / name / "metrics.jsonl"
+        while not path.exists() or not any(r["step"] >= step for r in self.steps(name)):
+            assert time.monotonic() < deadline, f"{name} never came to step {step}"
+            time.sleep(0.05)
+
+    def finished(self, name: str, *changes: str, processes: int = 1) -> list[dict[str, Any]]:
+        ended = self.train(name, *changes, processes=processes)
+        assert ended.returncode == 0, ended.stderr
+        return self.steps(name)
+
+
+CONFIGURATION: dict[str, Any] = {
+    "run": {"directory": "set below", "max_steps": STEPS},
+    "model": {
+        "d_model": 32, "d_ff": 64, "num_heads": 4, "num_encoder_layers": 2, "num_decoder_layers": 2, "dropout": 0.1
+    },
+    "tokenizer": {"kind": "bpe", "vocab_size": 500},
+    "data": {
+        "train": [{"builtin": "phrasebook", "limit": 3000}],
+        "max_length": 64, "max_tokens": 128, "micro_batches_per_step": 8, "num_lanes": 8, "window": 256,
+    },
+    "optimizer": {"peak_lr": 2.0e-3, "warmup_steps": 10, "eps": 1.0e-6, "clip": 0.5},
+    "engine": {"kind": "ddp", "precision": "fp32", "activation_checkpointing": "full"},
+    "checkpoint": {"every_steps": 5, "keep_last": 10},
+    "tracking": {"every_steps": 1, "wandb": {"mode": "disabled"}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def reference(runs: Runs) -> list[dict[str, Any]]:
+    """One process, undisturbed."""
+    return runs.finished("reference")
+
+
+def assert_same_losses(steps: list[dict[str, Any]], expected: list[dict[str, Any]], relative: float) -> None:
+    assert [s["step"] for s in steps] == [s["step"] for s in expected] == list(range(1, STEPS + 1))
+    for found, wanted in zip(steps, expected, strict=True):
+        assert found["num_target_tokens"] == wanted["num_target_tokens"]
+        for key in ("loss", "nll", "grad_norm"):
+            assert found[key] == pytest.approx(wanted[key], rel=relative, abs=0), (found["step"], key)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["ddp", "zero1", "zero2", "zero3"])
+def test_every_engine_and_world_size_makes_the_same_steps(
+    runs: Runs, reference: list[dict[str, Any]], kind: str, processes: int
+) -> None:
+    steps = runs.finished(f"{kind}-{processes}", f"engine.kind={kind}", processes=processes)
+    assert_same_losses(steps, reference, 1e-5)
+
+
+def test_a_run_walks_over_engines_and_world_sizes(runs: Runs, reference: list[dict[str, Any]]) -> None:
+    for last, (kind, processes) in zip(
+        (5, 10, 15, 20), [("zero3", 4), ("ddp", 1), ("zero2", 2), ("zero1", 4)], strict=True
+    ):
+        runs.finished("walk", f"engine.kind={kind}", f"run.max_steps={last}", processes=processes)
+    assert_same_losses(runs.steps("walk"), reference, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "killed_at"), [("ddp", "fp32", 7), ("zero2", "bf16", 13), ("zero3", "bf16", 9)]
+)
+def test_killed_and_started_again_it_makes_exactly_the_same_steps(
+    runs: Runs, kind: str, precision: str, killed_at: int
+) -> None:
+    changes = (f"engine.kind={kind}", f"engine.precision={precision}")
+    undisturbed = runs.finished(f"whole-{kind}-{precision}", *changes, processes=2)
+    name = f"killed-{kind}-{precision}"
+    process = runs.start(name, *changes, processes=2)
+    runs.wait_for_step(name, killed_at)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    resumed = runs.finished(name, *changes, processes=2)
+    assert_same_losses(resumed, undisturbed, 0.0)
+    events = [r for r in read_metrics(runs.folder / name / "metrics.jsonl") if r["kind"] == "event"]
+    assert any(e["event"] == "resumed" and e["step"] > 0 for e in events)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_stop_signal_saves_and_ends_well(runs: Runs, reference: list[dict[str, Any]], number: signal.Signals) -> None:
+    name = f"stopped-{number.name}"
+    process = runs.start(name, "checkpoint.every_steps=1000", processes=2)
+    runs.wait_for_step(name, 6)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert number.name in errors
+    assert len(list((runs.folder / name / "checkpoints").glob("step-*"))) == 1
+    assert_same_losses(runs.finished(name, processes=2), reference, 1e-5)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(runs: Runs, reference: list[dict[str, Any]]) -> None:
+    runs.finished("damaged", "run.max_steps=10")
+    path = runs.folder / "damaged" / "checkpoints" / "step-00000010"
+    state = next((path / "state").iterdir())
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 255
+    state.write_bytes(content)
+    ended = runs.train("damaged")
+    assert ended.returncode == 0
+    assert f"{path} is damaged" in ended.stderr
+    assert "resumed from step 5" in ended.stderr
+    assert_same_losses(runs.steps("damaged"), reference, 0.0)
+
+
+def test_another_configuration_in_the_same_directory_is_refused(runs: Runs) -> None:
+    before = runs.finished("other", "run.max_steps=2")
+    kept = (runs.folder / "other" / "config.yaml").read_text()
+    ended = runs.train("other", "model.d_ff=128")
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert "model.d_ff" in ended.stderr
+    assert (runs.folder / "other" / "config.yaml").read_text() == kept
+    assert runs.steps("other") == before
+
+
+def test_a_finished_run_started_again_says_so_and_does_nothing(runs: Runs) -> None:
+    before = runs.finished("again", "run.max_steps=3")
+    started = runs.train("again", "run.max_steps=3")
+    assert started.returncode == 0
+    assert "finished at step 3" in started.stderr
+    assert runs.steps("again") == before
+
+
+def test_validation_scores_agree_whatever_the_number_of_processes(runs: Runs) -> None:
+    changes = ("data.valid=[{builtin: phrasebook, split: valid, name: held, limit: 30}]", "run.max_steps=2")
+    scores = []
+    for processes, kind in ((1, "ddp"), (2, "zero3"), (4, "zero1")):
+        name = f"valid-{processes}"
+        runs.finished(name, *changes, f"engine.kind={kind}", processes=processes)
+        records = read_metrics(runs.folder / name / "metrics.jsonl")
+        (record,) = [r for r in records if r["kind"] == "valid"]
+        scores.append(record)
+    assert scores[0]["name"] == "held"
+    for other in scores[1:]:
+        assert other["nll"] == pytest.approx(scores[0]["nll"], rel=1e-5)
+        assert other["bleu"] == pytest.approx(scores[0]["bleu"], abs=1e-6)
+
+
+def test_a_full_disk_costs_nothing_but_the_work_since_the_last_checkpoint(runs: Runs) -> None:
+    disk = runs.folder / "small_disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "none", disk]).returncode:
+        pytest.skip("the full disk was not run: mounting a small tmpfs needs root")
+    try:
+        ended = runs.train("small_disk/run", "checkpoint.every_steps=2")
+        assert ended.returncode == 2, ended.stderr
+        assert "No space left" in ended.stderr or "no space" in ended.stderr
+        assert "Traceback" not in ended.stderr
+        published = list((disk / "run" / "checkpoints").glob("step-*"))
+        assert published
+        assert all(json.loads((path / "manifest.json").read_text()) for path in published)
+    finally:
+        subprocess.run(["umount", disk], check=True)
