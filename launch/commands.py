@@ -66,7 +66,8 @@ def prepare(options: Namespace) -> int:
 
 def translate(options: Namespace) -> int:
     """Translates stdin to stdout, line by line."""
-    lines = _lines(sys.stdin.buffer)
+    # Detached, because a thread of the translator waits in it: Python would abort at Ctrl-C where it closed sys.stdin.
+    lines = _lines(sys.stdin.detach())
     for translation in _translations(options, lines):
         sys.stdout.buffer.write(translation.encode() + b"\n")
         sys.stdout.buffer.flush()

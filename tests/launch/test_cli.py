@@ -76,7 +76,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"a\n")))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\n")))
     assert main(arguments) == 2
     output, errors = capsys.readouterr()
     assert output == ""
@@ -123,7 +123,7 @@ class EchoTranslator:
 
 def translate(monkeypatch: pytest.MonkeyPatch, content: bytes) -> bytes:
     output = io.BytesIO()
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
     monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=output, flush=lambda: None))
     monkeypatch.setattr("trainer.translation.load_translator", lambda path, device: EchoTranslator())
     commands.translate(Namespace(model="m", device="cpu", beam_size=None, length_penalty=None))
