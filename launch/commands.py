@@ -67,7 +67,7 @@ def prepare(options: Namespace) -> int:
 def translate(options: Namespace) -> int:
     """Translates stdin to stdout, line by line."""
     # Detached, because a thread of the translator waits in it: Python would abort at Ctrl-C where it closed sys.stdin.
-    lines = _lines(sys.stdin.detach())
+    lines = _lines(sys.stdin.detach())  # type: ignore[union-attr]
     for translation in _translations(options, lines):
         sys.stdout.buffer.write(translation.encode() + b"\n")
         sys.stdout.buffer.flush()
