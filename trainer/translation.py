@@ -1,6 +1,7 @@
 """Text in, text out: lines to token ids, through the search in batches of similar length, and back in order."""
 
 import logging
+import math
 import queue
 import re
 import threading
@@ -12,6 +13,7 @@ import torch
 from model.search import SearchableModel, SearchConfig, search
 from trainer.config import EvaluationConfig
 from trainer.data.tokenizer import Tokenizer
+from trainer.errors import UserError
 from trainer.model_directory import load
 
 MAX_BATCH_TOKENS = 2048  # source tokens of a batch, padding counted; `beam_size` times as many rows are decoded
@@ -92,6 +94,8 @@ class Translator:
 
     def _search_config(self, beam_size: int | None, length_penalty: float | None) -> SearchConfig:
         tokenizer = self._tokenizer
+        if length_penalty is not None and not 0 <= length_penalty < math.inf:
+            raise UserError(f"the length penalty must be a number that is at least 0, but is {length_penalty}.")
         return SearchConfig(
             bos_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,

@@ -9,6 +9,7 @@ import pytest
 
 from tests.trainer.conftest import TinyRun, sentences
 from trainer.config import EvaluationConfig
+from trainer.errors import UserError
 from trainer.translation import (
     FIRST_CHUNK,
     LARGEST_CHUNK,
@@ -47,6 +48,8 @@ def test_decoding_settings_come_from_the_configuration_unless_given(tiny_run: Ti
     translator = Translator(model, tiny_run.tokenizer, 24, wide)
     greedy = translator.translate(lines, beam_size=1, length_penalty=0.0)
     assert translator.translate(lines) == translator.translate(lines, 5, 2.0) != greedy
+    with pytest.raises(UserError, match="at least 0, but is -1"):
+        translator.translate(lines, length_penalty=-1.0)
 
 
 def test_a_line_beyond_the_limit_is_translated_in_pieces_with_one_warning(
