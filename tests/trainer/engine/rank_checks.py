@@ -1,0 +1,185 @@
+"""What every rank does in test_engine_laws.py: one launch trains, poisons, saves and resumes every engine in turn."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.batch import PackedBatch
+from model.config import ModelConfig
+from model.transformer import Transformer
+from tests.trainer.engine.toy import MemoryReader, ToyBatch, batches_of_step, build_model, save, toy_loss
+from trainer.engine import create_engine, deepspeed_config
+from trainer.engine.base import Engine, LossSums, StepResult
+from trainer.engine.config import EngineConfig, OptimizerConfig
+
+OPTIMIZER = OptimizerConfig(eps=1e-5, weight_decay=0.01, clip=0.3)
+LEARNING_RATE, LAW_STEPS, SAVE_AFTER, RESUMED_STEPS = 3e-3, 20, 3, 4
+
+
+class Mode(NamedTuple):
+    kind: Any
+    precision: Any
+    offload: Any
+
+    def create(self, model: nn.Module) -> Engine:
+        config = EngineConfig(kind=self.kind, precision=self.precision, offload=self.offload, device="cpu")
+        return create_engine(model, config, OPTIMIZER)
+
+
+MODES = [Mode("ddp", "fp32", "none")] + [
+    Mode(kind, precision, offload)
+    for kind in ("zero1", "zero2", "zero3")
+    for precision in ("fp32", "bf16")
+    for offload in ("none", "cpu")
+]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A law run: the results of its steps and the weights after them."""
+
+    results: list[StepResult]
+    weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """States and results around a save, a poisoned step and a resumption."""
+
+    untrained: MemoryReader
+    saved: MemoryReader
+    poisoned: StepResult
+    after_poison: MemoryReader
+    continued: list[StepResult]
+    at_the_end: MemoryReader
+    loaded: MemoryReader
+    resumed: list[StepResult]
+    resumed_at_the_end: MemoryReader
+    foreign_loaded: MemoryReader
+    foreign_resumed: list[StepResult]
+
+
+def steps(engine: Engine, numbers: Sequence[int]) -> list[StepResult]:
+    """Toy steps by number, this rank's share of each."""
+    return [_step(engine, batches_of_step, toy_loss, number) for number in numbers]
+
+
+def _step(engine: Engine, batches: Callable[[int], list[Any]], loss_fn: Any, number: int) -> StepResult:
+    return engine.step(batches(number)[engine.rank :: engine.world_size], loss_fn, LEARNING_RATE)
+
+
+def check_all(foreign: MemoryReader) -> dict[Mode, tuple[Training, Training, Resumption]]:
+    """By mode: the law on the toy, the law on the Transformer, and saving and resuming."""
+    # With the default limits a small model stays gathered and ZeRO-3 has nothing to do.
+    for limit in deepspeed_config.STAGE3_MEMORY.keys() - {"sub_group_size"}:
+        deepspeed_config.STAGE3_MEMORY[limit] = 0
+    return {
+        mode: (
+            train(mode, build_model(), batches_of_step, toy_loss),
+            train(mode, tiny_transformer(), translation_batches, translation_loss),
+            _resume(mode, foreign),
+        )
+        for mode in MODES
+    }
+
+
+def train(mode: Mode, model: nn.Module, batches: Callable[[int], list[Any]], loss_fn: Any) -> Training:
+    engine = mode.create(model)
+    results = [_step(engine, batches, loss_fn, number) for number in range(LAW_STEPS)]
+    weights = engine.full_weights()
+    engine.close()
+    return Training(results, weights)
+
+
+def _poisoned_loss(model: nn.Module, batch: ToyBatch) -> LossSums:
+    sums = toy_loss(model, batch)
+    return sums._replace(loss=sums.loss * math.nan)
+
+
+def _resume(mode: Mode, foreign: MemoryReader) -> Resumption:
+    rest = range(SAVE_AFTER, SAVE_AFTER + RESUMED_STEPS)
+    engine = mode.create(build_model())
+    untrained = save(engine)
+    steps(engine, range(SAVE_AFTER))
+    saved = save(engine)
+    last_rank = engine.rank == engine.world_size - 1
+    poisoned = _step(engine, batches_of_step, _poisoned_loss if last_rank else toy_loss, 99)
+    after_poison = save(engine)
+    continued, at_the_end = steps(engine, rest), save(engine)
+    engine.close()
+
+    engine = mode.create(build_model())
+    steps(engine, [77])  # what is loaded must replace moments that exist already
+    engine.load_fragments(saved)
+    loaded = save(engine)
+    resumed, resumed_at_the_end = steps(engine, rest), save(engine)
+    engine.load_fragments(foreign)
+    foreign_loaded, foreign_resumed = save(engine), steps(engine, rest)
+    engine.close()
+    return Resumption(
+        untrained, saved, poisoned, after_poison, continued, at_the_end,
+        loaded, resumed, resumed_at_the_end, foreign_loaded, foreign_resumed,
+    )  # fmt: skip
+
+
+def tiny_transformer() -> Transformer:
+    torch.manual_seed(1)
+    sizes = ModelConfig(d_model=16, d_ff=32, num_heads=2, num_encoder_layers=2, num_decoder_layers=2, dropout=0.0)
+    return Transformer(sizes, 40, pad_id=0, activation_checkpointing="full")
+
+
+def translation_loss(model: nn.Module, batch: PackedBatch) -> LossSums:
+    return LossSums(*model(batch, label_smoothing=0.1))
+
+
+def translation_batches(step: int) -> list[PackedBatch]:
+    generator = torch.Generator().manual_seed(step)
+    return [_translation_batch(generator) for _ in range(4)]
+
+
+def _translation_batch(generator: torch.Generator) -> PackedBatch:
+    num_sentences = int(torch.randint(1, 5, (), generator=generator))
+    source, target = torch.randint(2, 9, (2, num_sentences), generator=generator).tolist()
+
+    def ids(lengths: list[int]) -> Tensor:
+        return torch.randint(4, 40, (sum(lengths),), generator=generator)
+
+    def positions(lengths: list[int]) -> Tensor:
+        return torch.cat([torch.arange(length) for length in lengths])
+
+    def cu(lengths: list[int]) -> Tensor:
+        return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+
+    return PackedBatch(
+        ids(source), positions(source), cu(source), ids(target), ids(target), positions(target), cu(target),
+        max(source), max(target), sum(target),
+    )  # fmt: skip
+
+
+def wrong_engines() -> dict[str, str]:
+    """What is said when DeepSpeed runs something else than was asked for."""
+    from trainer.engine import deepspeed_engine
+
+    asked, said = deepspeed_engine.deepspeed_config, {}
+    for name, change in {
+        "stage": {"zero_optimization": {"stage": 1}},
+        "clip": {"gradient_clipping": 5.0},
+        "precision": {"bf16": {"enabled": True}},
+    }.items():
+        deepspeed_engine.deepspeed_config = lambda *args, change=change: asked(*args) | change
+        try:
+            Mode("zero2", "fp32", "none").create(build_model())
+            said[name] = "nothing"
+        except AssertionError as error:
+            said[name] = str(error)
+    return said
+
+
+def collectives() -> tuple[list[float], list[bool], list[Any]]:
+    engine = Mode("ddp", "fp32", "none").create(build_model())
+    rank = engine.rank
+    return engine.sum([rank, 0.1]), [engine.any(rank == 1), engine.any(False)], engine.gather({"rank": rank})
