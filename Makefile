@@ -21,9 +21,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+DEMO := runs/quickstart
 demo: install
 	$(BIN)/dragoman train configs/quickstart.yaml --processes 2
-	$(BIN)/dragoman demo runs/quickstart
+	$(BIN)/python -m trainer.data.phrasebook test $(DEMO)/held_out
+	@echo; echo "Sentences that the training never saw:"
+	@( echo "Je suis étudiant."; head -n 7 $(DEMO)/held_out/test.fr ) > $(DEMO)/held_out/sample.fr
+	$(BIN)/dragoman translate $(DEMO) < $(DEMO)/held_out/sample.fr | paste $(DEMO)/held_out/sample.fr -
+	@echo; echo "All of them (1,600, made by the same grammar):"
+	$(BIN)/dragoman evaluate $(DEMO) --source $(DEMO)/held_out/test.fr --reference $(DEMO)/held_out/test.en
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope

@@ -15,7 +15,7 @@ from trainer.configuration import dump, load, require_same_run
 from trainer.console import Console, RunFacts
 from trainer.data.feed import Share, TrainingData, check_world_size
 from trainer.data.packing import SpecialIds
-from trainer.data.prepare import Prepared, open_prepared
+from trainer.data.prepare import Prepared, open_prepared, store_directory
 from trainer.data.prepare import prepare as prepare_data
 from trainer.data.tokenizer import Tokenizer
 from trainer.data.validation import load_validation
@@ -165,7 +165,8 @@ def _evaluator(config: Config, tokenizer: Tokenizer) -> Evaluator | None:
     if not config.data.valid:
         return None
     replica = build_replica(config, tokenizer, compute_dtype(config.engine))
-    sets = [load_validation(corpus, tokenizer) for corpus in config.data.valid]
+    store = store_directory(config.data, config.run.directory)
+    sets = [load_validation(corpus, tokenizer, store) for corpus in config.data.valid]
     return Evaluator(replica, tokenizer, sets, config.evaluation, config.data)
 
 

@@ -12,8 +12,10 @@ held-out pair occurs in training.
 
 import functools
 import hashlib
+import sys
 from collections.abc import Callable, Iterator
-from typing import Literal
+from pathlib import Path
+from typing import Literal, cast
 
 from trainer.data import phrasebook_patterns as patterns
 from trainer.data.phrasebook_grammar import Dice, Pair
@@ -83,3 +85,15 @@ def split_of(target: str) -> Split:
 def pairs(split: Split) -> Iterator[Pair]:
     """(French, English) in a fixed, mixed order."""
     return ((source, target) for source, target in corpus().items() if split_of(target) == split)
+
+
+def write_split(split: Split, directory: Path) -> None:
+    """Writes `split`.fr and `split`.en, line-aligned text as any other corpus."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for side, language in enumerate(("fr", "en")):
+        lines = [pair[side] + "\n" for pair in pairs(split)]
+        (directory / f"{split}.{language}").write_text("".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":  # python -m trainer.data.phrasebook test runs/phrasebook
+    write_split(cast(Split, sys.argv[1]), Path(sys.argv[2]))

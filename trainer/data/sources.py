@@ -2,14 +2,15 @@
 
 import glob
 import hashlib
-import importlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, Literal
+from types import ModuleType
+from typing import IO, Any, get_args
 
+from trainer.data import phrasebook
 from trainer.data.config import CorpusConfig
 from trainer.errors import UserError
 
@@ -77,7 +78,7 @@ def source_identity(corpus: CorpusConfig) -> dict[str, Any]:
     if corpus.hub or corpus.builtin:
         identity |= {"hub": corpus.hub, "builtin": corpus.builtin, "config": corpus.config, "split": corpus.split}
     if corpus.builtin:
-        modules = sorted(Path(_builtin(corpus).__file__).parent.glob(f"{corpus.builtin}*.py"))
+        modules = sorted(Path(str(_builtin(corpus).__file__)).parent.glob(f"{corpus.builtin}*.py"))
         identity["code"] = hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
     if corpus.hub or corpus.parquet:
         identity["languages"] = list(corpus.languages or ())
@@ -99,17 +100,19 @@ def _local_files(corpus: CorpusConfig) -> list[str]:
     return [path for path in (corpus.source, corpus.target) if path is not None]
 
 
-def _builtin(corpus: CorpusConfig) -> Any:
+def _builtin(corpus: CorpusConfig) -> ModuleType:
     if corpus.builtin != "phrasebook":
         raise UserError(f"`builtin` is {corpus.builtin!r}, but the only corpus that ships with dragoman is phrasebook.")
-    return importlib.import_module("trainer.data.phrasebook")
+    return phrasebook
 
 
 def _read_builtin(corpus: CorpusConfig) -> Iterator[Block]:
-    if corpus.split not in ("train", "test"):
-        raise UserError(f"`split` of the builtin {corpus.builtin} is {corpus.split!r}: it must be train or test.")
-    split: Literal["train", "test"] = "train" if corpus.split == "train" else "test"
-    pairs = iter(_builtin(corpus).pairs(split))
+    splits = get_args(phrasebook.Split)
+    if corpus.split not in splits:
+        raise UserError(
+            f"`split` of the builtin {corpus.builtin} is {corpus.split!r}: it must be one of {', '.join(splits)}."
+        )
+    pairs = iter(_builtin(corpus).pairs(corpus.split))
     while block := list(islice(pairs, _BLOCK_PAIRS)):
         yield [source for source, _ in block], [target for _, target in block]
 

@@ -4,14 +4,13 @@ import lzma
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from trainer.data import sources
+from trainer.data import phrasebook, sources
 from trainer.data.config import CorpusConfig
 from trainer.data.sources import check_sources, corpus_name, read_pairs, source_identity
 from trainer.errors import UserError
@@ -152,11 +151,10 @@ def test_hub_rows_come_through_streaming(parquet: Callable[..., str], monkeypatc
 
 
 def test_builtin_chooses_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    book = SimpleNamespace(pairs=lambda split: iter([(f"source {split}", f"target {split}")]))
-    monkeypatch.setattr(sources, "_builtin", lambda corpus: book)
+    monkeypatch.setattr(phrasebook, "pairs", lambda split: iter([(f"source {split}", f"target {split}")]))
     assert read(CorpusConfig(builtin="phrasebook", split="test")) == [("source test", "target test")]
     assert read(CorpusConfig(builtin="phrasebook")) == [("source train", "target train")]
-    with pytest.raises(UserError, match="must be train or test"):
+    with pytest.raises(UserError, match="one of train, valid, test"):
         read(CorpusConfig(builtin="phrasebook", split="dev"))
 
 

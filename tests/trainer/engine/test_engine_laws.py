@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.ranks import run_on_ranks
 from tests.trainer.engine import rank_checks as checks
-from tests.trainer.engine.rank_checks import MODES, Mode, Resumption, Training
+from tests.trainer.engine.rank_checks import MODES, TRANSFORMER_MODES, Mode, Report, Training
 from tests.trainer.engine.toy import MemoryReader, batches_of_step, build_model, save, toy_loss
 from trainer.engine.base import StepResult
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 ONE_PROCESS = Mode("ddp", "fp32", "none")
 FP32_MODES = [mode for mode in MODES if mode.precision == "fp32"]
-Reports = list[dict[Mode, tuple[Training, Training, Resumption]]]
+Reports = list[Report]
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +61,27 @@ def _relative_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) 
     return (difference.norm() / size.norm()).item()
 
 
+def _assert_same_updates(found: Training, expected: Training) -> None:
+    assert min(result.grad_norm for result in expected.results) > checks.OPTIMIZER.clip, "clipping is not seen"
+    _assert_same_results(found.results, expected.results)
+    assert _relative_difference(found.weights, expected.weights) < 1e-5
+
+
 @pytest.mark.parametrize("mode", FP32_MODES, ids="-".join)
 def test_ranks_make_the_updates_of_one_process(reports: Reports, one_process: dict[str, Any], mode: Mode) -> None:
-    toy, transformer, _ = reports[0][mode]
-    for found, expected in ((toy, one_process["toy"]), (transformer, one_process["transformer"])):
-        assert min(result.grad_norm for result in expected.results) > checks.OPTIMIZER.clip, "clipping is not seen"
-        _assert_same_results(found.results, expected.results)
-        assert _relative_difference(found.weights, expected.weights) < 1e-5
+    _assert_same_updates(reports[0].toy[mode], one_process["toy"])
+
+
+@pytest.mark.parametrize("mode", TRANSFORMER_MODES, ids="-".join)
+def test_so_they_do_with_the_transformer(reports: Reports, one_process: dict[str, Any], mode: Mode) -> None:
+    _assert_same_updates(reports[0].transformer[mode], one_process["transformer"])
 
 
 @pytest.mark.parametrize("mode", MODES, ids="-".join)
 def test_every_rank_sees_the_same(reports: Reports, mode: Mode) -> None:
-    first = reports[0][mode][1]
+    first = reports[0].toy[mode]
     for report in reports[1:]:
-        other = report[mode][1]
+        other = report.toy[mode]
         assert other.results == first.results
         assert all(torch.equal(other.weights[name], weight) for name, weight in first.weights.items())
 
@@ -82,12 +89,12 @@ def test_every_rank_sees_the_same(reports: Reports, mode: Mode) -> None:
 @pytest.mark.parametrize("mode", MODES, ids="-".join)
 def test_bf16_learns_what_fp32_learns(reports: Reports, one_process: dict[str, Any], mode: Mode) -> None:
     """3 significant digits are what bf16 has; a wrong scale or a lost master weight would show by far more."""
-    _assert_same_results(reports[0][mode][0].results[:5], one_process["toy"].results[:5], relative=5e-3)
+    _assert_same_results(reports[0].toy[mode].results[:5], one_process["toy"].results[:5], relative=5e-3)
 
 
 @pytest.mark.parametrize("mode", MODES, ids="-".join)
 def test_fragments_cover_every_parameter_once(reports: Reports, mode: Mode) -> None:
-    untrained = reports[0][mode][2].untrained
+    untrained = reports[0].resumption[mode].untrained
     sizes = {name: parameter.numel() for name, parameter in build_model().named_parameters()}
     assert {name: counts.numel() for name, counts in untrained.coverage.items()} == sizes
     assert all((counts == 1).all() for counts in untrained.coverage.values())
@@ -95,7 +102,7 @@ def test_fragments_cover_every_parameter_once(reports: Reports, mode: Mode) -> N
 
 @pytest.mark.parametrize("mode", MODES, ids="-".join)
 def test_training_starts_from_the_fp32_weights_and_zero_moments(reports: Reports, mode: Mode) -> None:
-    untrained = reports[0][mode][2].untrained
+    untrained = reports[0].resumption[mode].untrained
     for name, parameter in build_model().named_parameters():
         assert torch.equal(untrained.tensors[name, "weight"], parameter.detach().flatten())
         assert not untrained.tensors[name, "exp_avg"].any()
@@ -105,7 +112,7 @@ def test_training_starts_from_the_fp32_weights_and_zero_moments(reports: Reports
 @pytest.mark.parametrize("mode", MODES, ids="-".join)
 def test_a_nan_on_one_rank_is_skipped_by_all(reports: Reports, mode: Mode) -> None:
     for report in reports:
-        found = report[mode][2]
+        found = report.resumption[mode]
         assert found.poisoned.skipped
         assert found.poisoned.grad_norm == math.inf
         assert found.after_poison.equals(found.saved)
@@ -115,7 +122,7 @@ def test_a_nan_on_one_rank_is_skipped_by_all(reports: Reports, mode: Mode) -> No
 
 @pytest.mark.parametrize("mode", MODES, ids="-".join)
 def test_resumed_equals_uninterrupted_bit_for_bit(reports: Reports, mode: Mode) -> None:
-    found = reports[0][mode][2]
+    found = reports[0].resumption[mode]
     assert found.loaded.equals(found.saved)
     assert found.resumed == found.continued
     assert found.resumed_at_the_end.equals(found.at_the_end)
@@ -123,7 +130,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(reports: Reports, mode: Mode) 
 
 @pytest.mark.parametrize("mode", MODES, ids="-".join)
 def test_a_state_of_one_process_resumes_anywhere(reports: Reports, one_process: dict[str, Any], mode: Mode) -> None:
-    found = reports[0][mode][2]
+    found = reports[0].resumption[mode]
     assert found.foreign_loaded.equals(one_process["saved"])
     relative = 1e-5 if mode.precision == "fp32" else 5e-3
     _assert_same_results(found.foreign_resumed, one_process["continued"], relative)
@@ -133,7 +140,7 @@ def test_a_state_of_one_process_resumes_anywhere(reports: Reports, one_process: 
 def test_a_state_of_many_ranks_resumes_in_one_process(
     reports: Reports, one_process: dict[str, Any], mode: Mode
 ) -> None:
-    saved: MemoryReader = reports[0][mode][2].saved
+    saved: MemoryReader = reports[0].resumption[mode].saved
     engine = ONE_PROCESS.create(build_model())
     engine.load_fragments(saved)
     rest = range(checks.SAVE_AFTER, checks.SAVE_AFTER + checks.RESUMED_STEPS)
