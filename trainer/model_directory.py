@@ -80,11 +80,17 @@ def load(path: Path, device: str = "auto") -> LoadedModel:
     home, checkpoint = _locate(path)
     config = configuration.load(home / CONFIG)
     tokenizer = Tokenizer.load(home / TOKENIZER)
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    place = _choose_device(device)
     bf16 = place.type == "cuda" and config.engine.precision == "bf16"
     model = build_model(config, tokenizer, torch.bfloat16 if bf16 else torch.float32)
     put_weights(model, read_weights(checkpoint) if checkpoint else _read_model_weights(home / WEIGHTS), path)
     return LoadedModel(model.to(place, model.compute_dtype), tokenizer, config, place)
+
+
+def _choose_device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("the device cuda was asked for, but torch finds none on this machine: ask for auto or cpu.")
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
 
 
 def build_model(config: Config, tokenizer: Tokenizer, compute_dtype: torch.dtype = torch.float32) -> Transformer:

@@ -103,3 +103,11 @@ def test_what_is_no_model_is_told(tiny_run: TinyRun) -> None:
     next((damaged / "state").iterdir()).write_bytes(b"torn")
     with pytest.raises(UserError, match=r"step-00000010 is damaged"):
         load(damaged, "cpu")
+
+
+def test_a_missing_device_is_told(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    output = saved(tiny_run, tiny_run.model(seed=1))
+    with pytest.raises(UserError, match="device cuda was asked for"):
+        load(output, "cuda")
+    assert load(output, "auto").device == torch.device("cpu")
