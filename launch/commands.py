@@ -22,7 +22,7 @@ def config(options: Namespace) -> int:
 def train(options: Namespace) -> int:
     """Checks everything that can be checked beforehand, then trains here or in several processes."""
     from launch import local
-    from trainer import configuration
+    from trainer import configuration, run_directory
 
     config = configuration.load(options.config, options.changes)
     gpus = 0 if config.engine.device == "cpu" else local.visible_gpus()
@@ -39,6 +39,8 @@ def train(options: Namespace) -> int:
 
         run.train(config)
         return 0
+    # Here and not in a worker: the others would wait for it inside a collective, which has a time limit.
+    run_directory.prepare(config)
     failure = local.run_workers([options.config, *options.changes], processes)
     if failure is None:
         return 0
@@ -49,10 +51,10 @@ def train(options: Namespace) -> int:
 
 def prepare(options: Namespace) -> int:
     """Writes tokenizer and token store and says what is in them."""
-    from trainer import configuration, run
+    from trainer import configuration, run_directory
 
     config = configuration.load(options.config, options.changes)
-    prepared = run.prepare(config)
+    prepared = run_directory.prepare(config)
     print(f"tokenizer: {prepared.tokenizer.vocab_size:,} pieces, {prepared.tokenizer.path}")
     for store, reused in zip(prepared.stores, prepared.reused, strict=True):
         found = store.manifest

@@ -62,9 +62,9 @@ class _LabelSmoothedLoss(torch.autograd.Function):
             grad_weight_VD += grad_logits_CV.t() @ hidden_CD
         ctx.save_for_backward(grad_hidden_TD, grad_weight_VD)
         ctx.weight_dtype = weight_VD.dtype
-        loss, nll = sums.unbind()
+        loss, nll = sums[0].clone(), sums[1].clone()
         ctx.mark_non_differentiable(nll)
-        return loss.clone(), nll.clone()
+        return loss, nll
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:

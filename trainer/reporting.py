@@ -1,7 +1,6 @@
 """One report, three places: `metrics.jsonl` (the truth), the console and the tracker. Rank 0 alone reports."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from trainer.background_tracker import NoTracker, Tracker, Verdict
@@ -57,7 +56,3 @@ class Reporter:
         record = {"kind": kind, **values}
         self._metrics.write(record)
         self._tracker.log(record)
-
-
-def metrics_path(run_directory: Path) -> Path:
-    return run_directory / "metrics.jsonl"

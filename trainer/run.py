@@ -11,12 +11,10 @@ from model.transformer import Transformer
 from trainer import checkpoint
 from trainer.background_tracker import Verdict
 from trainer.config import Config
-from trainer.configuration import dump, load, require_same_run
 from trainer.console import Console, RunFacts
 from trainer.data.feed import Share, TrainingData, check_world_size
 from trainer.data.packing import SpecialIds
 from trainer.data.prepare import Prepared, open_prepared, store_directory
-from trainer.data.prepare import prepare as prepare_data
 from trainer.data.tokenizer import Tokenizer
 from trainer.data.validation import load_validation
 from trainer.engine import create_engine
@@ -28,32 +26,10 @@ from trainer.evaluation import Evaluator
 from trainer.loop import Collaborators, Loop, Progress
 from trainer.metrics import MetricsFile
 from trainer.model_directory import build_model as build_replica
-from trainer.reporting import Reporter, metrics_path
+from trainer.reporting import Reporter
+from trainer.run_directory import metrics_path, prepare
 from trainer.signals import StopRequest
 from trainer.tracking import create_tracker
-
-CONFIG_FILE = "config.yaml"
-
-
-def prepare(config: Config) -> Prepared:
-    """Opens the run directory for `config` and makes its tokenizer and token stores where they are missing.
-
-    For one process. Raises UserError where the directory belongs to another run or the corpora cannot be used.
-    """
-    check_run_directory(config)
-    prepared = prepare_data(config.data, config.tokenizer, config.run.directory)
-    path = Path(config.run.directory) / CONFIG_FILE
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_text(dump(config))
-    temporary.rename(path)
-    return prepared
-
-
-def check_run_directory(config: Config) -> None:
-    """Raises UserError where the run directory was made with settings that a run cannot change half way."""
-    path = Path(config.run.directory) / CONFIG_FILE
-    if path.exists():
-        require_same_run(load(path, []), config)
 
 
 def train(config: Config) -> str:
