@@ -18,7 +18,7 @@ from model.dropout import dropout
 from model.embeddings import VocabularyTable, embed
 from model.layers import DecoderLayer, EncoderLayer
 from model.layout import AttentionLayout, PackedLengths, packed_layout, padded_layout
-from model.linear import LayerNorm
+from model.linear import LayerNorm, Linear
 from model.loss import label_smoothed_loss
 
 ActivationCheckpointing = Literal["none", "full"] | int
@@ -37,7 +37,9 @@ class Transformer(nn.Module):
     Computes in `compute_dtype` whatever the dtype of the parameters, the loss in fp32. `activation_checkpointing`:
     `full` keeps only each layer's input for backward and runs the layer again there, n does so for every n-th layer.
 
-    Initialisation: Xavier uniform for projections, N(0, 1/d_model) for embeddings, as in tensor2tensor and fairseq.
+    Initialisation: N(0, 1/d_model) for embeddings, as in tensor2tensor and fairseq; Xavier uniform for projections,
+    divided by the square root of the layer's depth (DS-Init, Zhang et al. 2019), without which six post-norm layers
+    learn several times more slowly.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class Transformer(nn.Module):
         self.tables = nn.ModuleDict({n: VocabularyTable(sizes.get(n, vocab_size), config.d_model) for n in names})
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
+        for stack in (self.encoder, self.decoder):
+            _scale_by_depth(stack)
         # With the norm before each sub-layer nothing has normed the last sum (Xiong et al. 2020).
         has_final_norms = config.norm == "pre"
         self.encoder_norm = LayerNorm(config.d_model) if has_final_norms else nn.Identity()
@@ -139,6 +143,15 @@ class Transformer(nn.Module):
         if self.training and self._checkpoint_interval and (index + 1) % self._checkpoint_interval == 0:
             return checkpoint(layer, *inputs, use_reentrant=False)
         return layer(*inputs)
+
+
+@torch.no_grad()
+def _scale_by_depth(stack: nn.ModuleList) -> None:
+    """Divides the projections of layer l, counted from 1, by sqrt(l)."""
+    for depth, layer in enumerate(stack, start=1):
+        for module in layer.modules():
+            if isinstance(module, Linear):
+                module.weight.mul_(depth**-0.5)
 
 
 def _checkpoint_interval(activation_checkpointing: ActivationCheckpointing) -> int:
