@@ -69,6 +69,7 @@ def _run_rank(
         MASTER_PORT="0",
         GLOO_SOCKET_IFNAME="lo",
         OMP_NUM_THREADS="1",
+        DS_ACCELERATOR="cpu",
     )
     import torch
 

@@ -147,6 +147,7 @@ class DeepSpeedEngine(AccumulatingEngine):
 
 def _import_deepspeed(device: torch.device) -> ModuleType:
     """DeepSpeed, told before its import which device to take."""
+    os.environ.setdefault("LOCAL_RANK", "0")  # it insists, even where one process runs without a launcher
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
