@@ -84,7 +84,8 @@ def _attend_group(query: Tensor, key: Tensor, value: Tensor, group: PaddedGroup,
     query_NHLK, key_NHMK, value_NHMK = (
         x.unflatten(0, (group.num_sentences, -1)).transpose(1, 2) for x in (query, key, value)
     )
-    if attention_dropout == 0:
+    # On a CPU the fused kernel's backward takes four times as long as that of the products below.
+    if attention_dropout == 0 and not (query.device.type == "cpu" and torch.is_grad_enabled()):
         output_NHLK = F.scaled_dot_product_attention(query_NHLK, key_NHMK, value_NHMK, attn_mask=group.mask)
         return output_NHLK.transpose(1, 2).flatten(0, 1)
     scores_NHLM = (query_NHLK * query_NHLK.size(-1) ** -0.5) @ key_NHMK.transpose(2, 3)

@@ -33,10 +33,11 @@ def label_smoothed_loss(
     smoothing = _Smoothing(label_smoothing, pad_id)
     if torch.is_grad_enabled():
         return _LabelSmoothedLoss.apply(hidden_TD, weight_VD, target_out_T, smoothing)
+    buffers = _Buffers.for_tokens(hidden_TD, weight_VD)
     weight_VD = weight_VD.to(hidden_TD.dtype)
-    sums = hidden_TD.new_zeros(2, dtype=_accumulator(hidden_TD))
-    for hidden_CD, target_C in _chunks(weight_VD, hidden_TD, target_out_T):
-        sums += _losses(_log_p(hidden_CD, weight_VD), target_C, smoothing)
+    sums = hidden_TD.new_zeros(2, dtype=buffers.logits_CV.dtype)
+    for hidden_CD, target_C in _chunks(buffers.size, hidden_TD, target_out_T):
+        sums += _losses(*_probabilities(hidden_CD, weight_VD, buffers), target_C, smoothing)
     return sums[0], sums[1]
 
 
@@ -50,16 +51,17 @@ class _LabelSmoothedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, target_out_T: Tensor, smoothing: _Smoothing
     ) -> tuple[Tensor, Tensor]:
+        buffers = _Buffers.for_tokens(hidden_TD, weight_VD)
         weight = weight_VD.to(hidden_TD.dtype)
-        sums = hidden_TD.new_zeros(2, dtype=_accumulator(hidden_TD))
+        sums = hidden_TD.new_zeros(2, dtype=buffers.logits_CV.dtype)
         grad_hidden_TD = torch.empty_like(hidden_TD)
         grad_weight_VD = torch.zeros_like(weight, dtype=sums.dtype)
-        for hidden_CD, target_C, grad_CD in _chunks(weight, hidden_TD, target_out_T, grad_hidden_TD):
-            log_p_CV = _log_p(hidden_CD, weight)
-            sums += _losses(log_p_CV, target_C, smoothing)
-            grad_logits_CV = _grad_logits(log_p_CV, target_C, smoothing).to(hidden_CD.dtype)
+        for hidden_CD, target_C, grad_CD in _chunks(buffers.size, hidden_TD, target_out_T, grad_hidden_TD):
+            logits_CV, p_CV = _probabilities(hidden_CD, weight, buffers)
+            sums += _losses(logits_CV, p_CV, target_C, smoothing)
+            grad_logits_CV = buffers.product_CV[: len(hidden_CD)].copy_(_grad_logits(p_CV, target_C, smoothing))
             torch.mm(grad_logits_CV, weight, out=grad_CD)
-            grad_weight_VD += grad_logits_CV.t() @ hidden_CD
+            grad_weight_VD += torch.mm(grad_logits_CV.t(), hidden_CD, out=buffers.grad_weight_VD)
         ctx.save_for_backward(grad_hidden_TD, grad_weight_VD)
         ctx.weight_dtype = weight_VD.dtype
         loss, nll = sums[0].clone(), sums[1].clone()
@@ -73,32 +75,56 @@ class _LabelSmoothedLoss(torch.autograd.Function):
         return grad_hidden_TD, (grad_weight_VD * grad_loss).to(ctx.weight_dtype), None, None
 
 
-def _accumulator(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+@dataclass(frozen=True)
+class _Buffers:
+    """Room for one chunk, used by all: a CPU's allocator would give megabytes back and fault them in again each time.
+
+    `product_CV` and `grad_weight_VD` have the dtype of the matrix products; `logits_CV` and `p_CV` are fp32.
+    """
+
+    size: int
+    product_CV: Tensor
+    logits_CV: Tensor
+    p_CV: Tensor
+    grad_weight_VD: Tensor
+
+    @staticmethod
+    def for_tokens(hidden_TD: Tensor, weight_VD: Tensor) -> "_Buffers":
+        chunk_bytes = CPU_CHUNK_BYTES if hidden_TD.device.type == "cpu" else GPU_CHUNK_BYTES
+        vocab_size = weight_VD.size(0)
+        size = min(hidden_TD.size(0), max(1, chunk_bytes // (4 * vocab_size)))
+        wide = torch.promote_types(hidden_TD.dtype, torch.float32)
+        product_CV = hidden_TD.new_empty(size, vocab_size)
+        logits_CV, p_CV = (hidden_TD.new_empty(size, vocab_size, dtype=wide) for _ in range(2))
+        return _Buffers(size, product_CV, logits_CV, p_CV, torch.empty_like(weight_VD, dtype=hidden_TD.dtype))
 
 
-def _chunks(weight_VD: Tensor, *tensors: Tensor) -> Any:
+def _chunks(size: int, *tensors: Tensor) -> Any:
     """The tensors, cut alike along their tokens."""
-    chunk_bytes = CPU_CHUNK_BYTES if weight_VD.device.type == "cpu" else GPU_CHUNK_BYTES
-    size = max(1, chunk_bytes // (4 * weight_VD.size(0)))
     return zip(*(x.split(size) for x in tensors), strict=True)
 
 
-def _log_p(hidden_CD: Tensor, weight_VD: Tensor) -> Tensor:
-    return (hidden_CD @ weight_VD.t()).log_softmax(1, dtype=_accumulator(hidden_CD))
+def _probabilities(hidden_CD: Tensor, weight_VD: Tensor, buffers: _Buffers) -> tuple[Tensor, Tensor]:
+    """Logits and their softmax."""
+    rows = slice(len(hidden_CD))
+    logits_CV = buffers.logits_CV[rows].copy_(torch.mm(hidden_CD, weight_VD.t(), out=buffers.product_CV[rows]))
+    return logits_CV, torch.softmax(logits_CV, 1, out=buffers.p_CV[rows])
 
 
-def _losses(log_p_CV: Tensor, target_C: Tensor, smoothing: _Smoothing) -> Tensor:
+def _losses(logits_CV: Tensor, p_CV: Tensor, target_C: Tensor, smoothing: _Smoothing) -> Tensor:
     """Loss and nll, summed over the real tokens: (2)."""
     is_real_C = target_C != smoothing.pad_id
-    nll = -(log_p_CV.gather(1, target_C.unsqueeze(1)).squeeze(1) * is_real_C).sum()
-    uniform = -(log_p_CV.mean(1) * is_real_C).sum()
+    # The largest probability is 1 / sum(exp(logits - max)) and at least 1 / V: its logarithm is exact enough, and a
+    # second pass of exponentials over all logits is saved.
+    normaliser_C = logits_CV.amax(1) - p_CV.amax(1).log()
+    nll = ((normaliser_C - logits_CV.gather(1, target_C.unsqueeze(1)).squeeze(1)) * is_real_C).sum()
+    uniform = ((normaliser_C - logits_CV.mean(1)) * is_real_C).sum()
     return torch.stack(((1 - smoothing.epsilon) * nll + smoothing.epsilon * uniform, nll))
 
 
-def _grad_logits(log_p_CV: Tensor, target_C: Tensor, smoothing: _Smoothing) -> Tensor:
-    """Softmax minus the smoothed target distribution, zero for filler; overwrites `log_p_CV`."""
-    grad_CV = log_p_CV.exp_().sub_(smoothing.epsilon / log_p_CV.size(1))
+def _grad_logits(p_CV: Tensor, target_C: Tensor, smoothing: _Smoothing) -> Tensor:
+    """Softmax minus the smoothed target distribution, zero for filler; overwrites `p_CV`."""
+    grad_CV = p_CV.sub_(smoothing.epsilon / p_CV.size(1))
     target_C1 = target_C.unsqueeze(1)
     grad_CV.scatter_add_(1, target_C1, grad_CV.new_full((), smoothing.epsilon - 1).expand_as(target_C1))
     return grad_CV.mul_((target_C != smoothing.pad_id).unsqueeze(1))
