@@ -26,7 +26,8 @@ def prepare(config: Config) -> Prepared:
     """Opens the run directory for `config` and makes its tokenizer and token stores where they are missing.
 
     For one process at a time; needs no torch. Raises UserError where the directory belongs to another run or cannot be
-    written, or where the corpora cannot be used; a directory that was not there is then not there.
+    written, or where the corpora
+    cannot be used; of a new directory then nothing is left but a tokenizer, if it came to be trained.
     """
     path = config_path(config.run.directory)
     if path.exists():
@@ -37,7 +38,7 @@ def prepare(config: Config) -> Prepared:
         prepared = prepare_data(config.data, config.tokenizer, path.parent)
         _write(path, dump(config))
         return prepared
-    except PermissionError as error:
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(
             f"`run.directory` is {path.parent}, but {error.filename} cannot be written ({error.strerror}): name "
             "another folder, or change its permissions."
