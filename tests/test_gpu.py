@@ -1,0 +1,68 @@
+"""What only a GPU can show; run by tests/benchmarks/gpu.sh."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.config import ModelConfig
+from model.transformer import Transformer
+from trainer.config import Config, EvaluationConfig, RunConfig, TrackingConfig, WandbConfig
+from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
+from trainer.data.lanes import Order
+from trainer.data.packing import Side, SpecialIds, pack
+from trainer.engine.config import EngineConfig, OptimizerConfig
+from trainer.metrics import read_metrics
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: nothing of the GPU path was run"),
+]
+
+SIZES = ModelConfig(d_model=128, d_ff=256, num_heads=2, num_encoder_layers=2, num_decoder_layers=2, dropout=0.0)
+
+
+def test_the_variable_length_kernel_agrees_with_padded_attention() -> None:
+    """bf16 on the GPU against fp32 on the CPU, forward and backward."""
+    torch.manual_seed(1)
+    model = Transformer(SIZES, 100, pad_id=0, compute_dtype=torch.float32)
+    lengths = Order(1, (40,), (1.0,), 8, 1).draw(0, Order(1, (40,), (1.0,), 8, 1).start())[1] + 3
+    tokens = torch.randint(4, 100, (int(lengths.sum()),)).numpy()
+    batch = pack(Side(tokens, lengths), Side(tokens, lengths), SpecialIds(0, 2))
+    expected, _ = model(batch, 0.1)
+    expected.backward()
+    gradient = model.encoder[0].feed_forward.inner.weight.grad.clone()
+    model.zero_grad()
+    model.compute_dtype = torch.bfloat16
+    model.cuda()
+    found, _ = model(batch.to("cuda"), 0.1)
+    found.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=2e-2)
+    moved = model.encoder[0].feed_forward.inner.weight.grad.cpu()
+    assert torch.nn.functional.cosine_similarity(moved.flatten(), gradient.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3"])
+def test_a_run_trains_validates_and_resumes(kind: str, tmp_path: Path) -> None:
+    from trainer.run import train
+
+    config = Config(
+        run=RunConfig(directory=str(tmp_path / "run"), max_steps=60),
+        model=SIZES,
+        tokenizer=TokenizerConfig(kind="bpe", vocab_size=600),
+        data=DataConfig(
+            train=(CorpusConfig(builtin="phrasebook", limit=5000),),
+            valid=(CorpusConfig(builtin="phrasebook", split="valid", limit=50, name="held"),),
+            max_length=64,
+            max_tokens=2048,
+        ),
+        optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=20),
+        engine=EngineConfig(kind=kind),
+        evaluation=EvaluationConfig(every_steps=30),
+        tracking=TrackingConfig(every_steps=1, wandb=WandbConfig(mode="disabled")),
+    )
+    train(config)
+    steps = [record for record in read_metrics(tmp_path / "run" / "metrics.jsonl") if record["kind"] == "train"]
+    assert [record["step"] for record in steps] == list(range(1, 61))
+    assert steps[-1]["loss"] < 0.8 * steps[0]["loss"]
