@@ -44,7 +44,7 @@ def test_the_variable_length_kernel_agrees_with_padded_attention() -> None:
 
 
 @pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3"])
-def test_a_run_trains_validates_and_resumes(kind: str, tmp_path: Path) -> None:
+def test_a_run_trains_and_validates(kind: str, tmp_path: Path) -> None:
     from trainer.run import train
 
     config = Config(

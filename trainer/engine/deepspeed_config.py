@@ -56,16 +56,6 @@ def _zero_optimization(engine: EngineConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {"stage": stage, "overlap_comm": False, **_BUFFERS}
     if stage == 3:
         settings |= STAGE3_MEMORY
-    if engine.offload != "none":
-        settings["offload_optimizer"] = _offload(engine)
+    if engine.offload == "cpu":
+        settings["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     return settings
-
-
-def _offload(engine: EngineConfig) -> dict[str, Any]:
-    place: dict[str, Any] = {"device": engine.offload, "pin_memory": True}
-    if engine.offload == "nvme":
-        assert engine.kind == "zero3", "only ZeRO-3 keeps optimizer state on NVMe"
-        assert engine.nvme_path is not None, "offload to NVMe without a path"
-        # Weight, gradient and two moments of one sub-group are in memory at a time.
-        place |= {"nvme_path": engine.nvme_path, "buffer_count": 4, "pipeline_read": False, "pipeline_write": False}
-    return place

@@ -48,12 +48,6 @@ def test_stage3_settings_are_explicit_and_only_for_stage3() -> None:
     assert not any(key.startswith("stage3_") for key in stage2)
 
 
-def test_nvme_names_its_path() -> None:
-    config = EngineConfig(kind="zero3", offload="nvme", nvme_path="/scratch")
-    place = deepspeed_config(config, OptimizerConfig())["zero_optimization"]["offload_optimizer"]
-    assert (place["device"], place["nvme_path"]) == ("nvme", "/scratch")
-
-
 def test_nothing_is_shared_between_two_calls() -> None:
     config, optimizer = EngineConfig(kind="zero3"), OptimizerConfig()
     deepspeed_config(config, optimizer)["zero_optimization"]["stage"] = 0
