@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.attention import CrossAttention, SelfAttention
-from model.layers import DecoderLayer
 
 CAPACITY_STEP = 16  # target positions by which the buffer grows
 
@@ -91,9 +90,9 @@ class LayerCache:
 
 
 def start_state(
-    layers: list[DecoderLayer], memory_SD: Tensor, source_cu: Tensor, max_source_length: int
+    layers: list[CrossAttention], memory_SD: Tensor, source_cu: Tensor, max_source_length: int
 ) -> DecoderState:
-    """The state before the first token: one row for each sentence of the packed memory."""
+    """The state before the first token: one row for each sentence of the packed memory, which `layers` attend to."""
     positions_M = torch.arange(max_source_length, device=memory_SD.device)
     rows_NM = source_cu[:-1].unsqueeze(1) + positions_M
     is_source_NM = rows_NM < source_cu[1:].unsqueeze(1)
@@ -101,6 +100,6 @@ def start_state(
     num_sentences = rows_NM.size(0)
     keys_values = [
         torch.stack([x.unflatten(0, (num_sentences, -1)).transpose(1, 2) for x in projected])
-        for projected in (layer.cross_attention.project_memory(padded_NMD.flatten(0, 1)) for layer in layers)
+        for projected in (layer.project_memory(padded_NMD.flatten(0, 1)) for layer in layers)
     ]
     return DecoderState(torch.stack(keys_values), is_source_NM)

@@ -38,10 +38,20 @@ def sinusoidal_positions(positions_L: Tensor, d_model: int) -> Tensor:
     return torch.stack((angles.sin(), angles.cos()), dim=2).flatten(1)[:, :d_model]
 
 
-def embed(table: VocabularyTable, ids_S: Tensor, positions_S: Tensor, max_length: int) -> Tensor:
-    """(S, D): token vectors times sqrt(d_model) plus their positions, all of which lie below `max_length`."""
-    tokens_SD = table(ids_S)
+def embed(table: VocabularyTable, ids_S: Tensor, positions_S: Tensor, max_length: int, dtype: torch.dtype) -> Tensor:
+    """(S, D) in `dtype`: token vectors times sqrt(d_model) plus their positions, all of which lie below `max_length`.
+
+    Vectors are rounded to `dtype` first, and their gradients summed up in fp32: alike for fp32 and bf16 parameters.
+    """
+    tokens_SD = table(ids_S, _look_up).to(dtype)
     d_model = tokens_SD.size(1)
     # The sines of a batch are those of its longest sentence: computed once for each position, not for each token.
     sinusoids_LD = sinusoidal_positions(torch.arange(max_length, device=ids_S.device), d_model)
-    return torch.add(sinusoids_LD[positions_S], tokens_SD, alpha=math.sqrt(d_model))
+    return torch.add(sinusoids_LD[positions_S], tokens_SD, alpha=math.sqrt(d_model)).to(dtype)
+
+
+def _look_up(ids: Tensor, weight_VD: Tensor) -> Tensor:
+    if torch.is_grad_enabled() and weight_VD.dtype == torch.bfloat16:
+        # torch adds up the gradients of a frequent token in the dtype of the weight: in bf16 most would be lost.
+        weight_VD = weight_VD.float()
+    return F.embedding(ids, weight_VD)

@@ -4,19 +4,16 @@ Shape suffixes: T target or any tokens, S source tokens, B rows of a decoding st
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import CrossAttention, SelfAttention
 from model.config import ModelConfig
+from model.decoding import LayerCache
 from model.dropout import dropout_add
 from model.layout import AttentionLayout
 from model.linear import LayerNorm, Linear
-
-if TYPE_CHECKING:
-    from model.decoding import LayerCache
 
 
 class FeedForward(nn.Module):
@@ -97,7 +94,7 @@ class DecoderLayer(nn.Module):
         x_TD = self.cross_attention_residual(x_TD, lambda x: self.cross_attention(x, memory_SD, cross_layout, dropout))
         return self.feed_forward_residual(x_TD, self.feed_forward)
 
-    def step(self, x_BD: Tensor, cache: "LayerCache") -> Tensor:
+    def step(self, x_BD: Tensor, cache: LayerCache) -> Tensor:
         """One further token of each row, given what `cache` holds of those before; adds its keys and values."""
         x_BD = self.self_attention_residual(x_BD, lambda x: cache.attend_self(self.self_attention, x))
         x_BD = self.cross_attention_residual(x_BD, lambda x: cache.attend_memory(self.cross_attention, x))

@@ -129,7 +129,7 @@ class Transformer(nn.Module):
         return cast(VocabularyTable, self.tables[name])
 
     def _embed(self, table: str, ids: Tensor, positions: Tensor, max_length: int) -> Tensor:
-        x = embed(self._table(table), ids, positions, max_length).to(self.compute_dtype)
+        x = embed(self._table(table), ids, positions, max_length, self.compute_dtype)
         return dropout(x, self.config.dropout, self.training)
 
     def _layout(self, queries: PackedLengths, keys: PackedLengths, *, causal: bool) -> AttentionLayout:

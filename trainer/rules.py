@@ -155,18 +155,11 @@ def _check_engine(config: Config) -> None:
             f"`engine.offload` must be none where `engine.kind` is ddp, which shards nothing, but is "
             f"{engine.offload}; take zero1, zero2 or zero3."
         )
-    if engine.offload == "nvme" and engine.kind != "zero3":
-        raise UserError(
-            f"`engine.offload` can be nvme only where `engine.kind` is zero3, the one stage for which DeepSpeed "
-            f"swaps to disk, but the kind is {engine.kind}."
-        )
     if engine.compile and engine.kind == "zero3":
         raise UserError(
             "`engine.compile` must be false where `engine.kind` is zero3, which frees weights between layers, but is "
             "true; take zero2 to compile."
         )
-    if engine.offload == "nvme" and not engine.nvme_path:
-        raise UserError("`engine.nvme_path` is missing: `engine.offload: nvme` needs a folder on a fast local disk.")
 
 
 def _check_evaluation(config: Config) -> None:

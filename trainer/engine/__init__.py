@@ -9,13 +9,10 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a configuration (trainer
 
     from trainer.engine.base import Engine
     from trainer.engine.config import EngineConfig, OptimizerConfig
-from trainer.errors import UserError
 
 
 def create_engine(model: nn.Module, engine: EngineConfig, optimizer: OptimizerConfig) -> Engine:
     """Joins the other processes and spreads `model` (in host memory, the same on every rank) over them."""
-    if engine.offload == "nvme":
-        raise UserError("`engine.offload` is nvme, which has not been made to run yet; set cpu or none.")
     if engine.compile:
         model.compile()
     # Either library takes seconds to import, so only the one in use is.

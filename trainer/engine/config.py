@@ -36,8 +36,7 @@ class EngineConfig:
     kind: Literal["ddp", "zero1", "zero2", "zero3"] = "ddp"
     precision: Literal["fp32", "bf16"] = "bf16"
     activation_checkpointing: Literal["none", "full"] | int = "none"
-    offload: Literal["none", "cpu", "nvme"] = "none"
-    nvme_path: str | None = None
+    offload: Literal["none", "cpu"] = "none"
     compile: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     timeout_minutes: float = 30.0

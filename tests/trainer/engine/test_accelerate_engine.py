@@ -13,7 +13,6 @@ from trainer.engine.accelerate_engine import AccelerateEngine
 from trainer.engine.base import Engine, LossSums
 from trainer.engine.config import EngineConfig, OptimizerConfig
 from trainer.engine.optimizer import build_optimizer
-from trainer.errors import UserError
 
 OPTIMIZER = OptimizerConfig(eps=1e-6, weight_decay=0.1, clip=0.3)
 
@@ -128,8 +127,3 @@ def test_accelerate_running_as_someone_else_is_noticed(engine: Engine) -> None:
 
 def test_peak_memory_is_at_least_the_weights(engine: Engine) -> None:
     assert engine.peak_memory() > sum(p.numel() * 4 for p in build_model().parameters())
-
-
-def test_offload_to_disk_is_refused() -> None:
-    with pytest.raises(UserError, match=r"engine\.offload"):
-        create_engine(build_model(), EngineConfig(kind="zero3", offload="nvme"), OPTIMIZER)
