@@ -101,7 +101,7 @@ class Transformer(nn.Module):
 
     def start_decoding(self, memory_SD: Tensor, source_cu: Tensor, max_source_length: int) -> DecoderState:
         """The state before the first token, with one row for each sentence; `DecoderState.select` makes beams of it."""
-        layers = [cast(DecoderLayer, layer) for layer in self.decoder]
+        layers = [cast(DecoderLayer, layer).cross_attention for layer in self.decoder]
         return start_state(layers, memory_SD, source_cu, max_source_length)
 
     def decode_step(self, tokens_B: Tensor, state: DecoderState) -> Tensor:
