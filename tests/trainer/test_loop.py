@@ -1,0 +1,167 @@
+"""What the loop decides between steps, with an engine that says what the test wants it to say."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from trainer import checkpoint
+from trainer.config import CheckpointConfig, Config, EvaluationConfig, RunConfig, TrackingConfig
+from trainer.data.packing import MicroBatch, Side, SpecialIds, pack
+from trainer.engine.base import Fragment, StepResult
+from trainer.errors import UserError
+from trainer.loop import Collaborators, Loop, Progress
+from trainer.signals import StopRequest
+
+SENTENCE = Side(np.array([5, 6, 7, 3]), np.array([4]))
+BATCH = MicroBatch(pack(SENTENCE, SENTENCE, SpecialIds(0, 2)), 3, 0, 1, (np.zeros(1, int), np.zeros(1, int)))
+
+
+class FakeEngine:
+    rank, world_size, device, num_updates = 0, 1, torch.device("cpu"), 0
+
+    def __init__(self, skipped: set[int] = frozenset()) -> None:  # type: ignore[assignment]
+        self.calls, self.rates, self.skipped = 0, list[float](), skipped
+
+    def step(self, micro_batches: Any, loss_fn: Any, lr: float) -> StepResult:
+        self.calls += 1
+        self.rates.append(lr)
+        skipped = self.calls in self.skipped
+        self.num_updates += not skipped
+        return StepResult(1.0, 1.0, 5, 0.5, skipped)
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def peak_memory(self) -> int:
+        return 1
+
+    def fragments(self) -> Iterator[Fragment]:
+        yield Fragment("w", 0, *(torch.zeros(2) for _ in range(3)))
+
+
+class FakeData:
+    def next_step(self) -> list[Any]:
+        return [BATCH]
+
+    def state(self) -> dict[str, Any]:
+        return {"micro_batches": 1, "lanes": {}}
+
+
+class FakeReporter:
+    def __init__(self) -> None:
+        self.events: list[tuple[int, str, str]] = []
+        self.records: list[dict[str, Any]] = []
+
+    def event(self, step: int, event: str, detail: str) -> None:
+        self.events.append((step, event, detail))
+
+    def train(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+
+    def valid(self, record: dict[str, Any], samples: Any, best: bool) -> None:
+        self.records.append(record)
+
+    def step(self, step: int) -> None:
+        pass
+
+
+class FakeEvaluator:
+    """Gives the scores one after the other."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = iter(scores)
+
+    def evaluate(self, engine: Any) -> list[dict[str, Any]]:
+        return [{"name": "val", "nll": 1.0, "bleu": next(self.scores), "samples": []}]
+
+
+def make_loop(tmp_path: Path, engine: FakeEngine, evaluator: Any = None, **changes: Any) -> Loop:
+    config = Config(
+        run=RunConfig(directory=str(tmp_path), max_steps=changes.pop("max_steps", 6)),
+        checkpoint=CheckpointConfig(every_steps=2, keep_last=10),
+        evaluation=EvaluationConfig(every_steps=1, patience=changes.pop("patience", 0)),
+        tracking=TrackingConfig(every_steps=1),
+    )
+    config = dataclasses.replace(config, **changes)
+    parts: Any = Collaborators(
+        cast(Any, engine), cast(Any, FakeData()), evaluator, cast(Any, FakeReporter()), StopRequest()
+    )
+    return Loop(config, parts, Progress())
+
+
+def events(loop: Loop) -> list[tuple[int, str, str]]:
+    return cast(FakeReporter, loop.reporter).events
+
+
+def test_it_saves_when_due_and_at_the_end(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, FakeEngine(), max_steps=5)
+    assert loop.run() == "finished"
+    names = [path.name for path in checkpoint.list_checkpoints(tmp_path)]
+    assert names == [checkpoint.name_of(step) for step in (2, 4, 5)]
+
+
+def test_a_skipped_step_is_told_and_does_not_advance_the_rate(tmp_path: Path) -> None:
+    engine = FakeEngine(skipped={3})
+    loop = make_loop(tmp_path, engine)
+    loop.run()
+    assert (3, "skipped", "gradients not finite; micro-batches [3]") in events(loop)
+    assert engine.rates[3] == engine.rates[2]
+    assert engine.rates[4] > engine.rates[3]
+
+
+def test_a_run_that_only_skips_ends_with_a_verdict(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, FakeEngine(skipped=set(range(1, 100))), max_steps=50)
+    with pytest.raises(UserError, match="diverged: 20 steps in a row up to step 20"):
+        loop.run()
+
+
+def test_the_best_is_saved_at_once_and_patience_ends_the_run(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, FakeEngine(), FakeEvaluator(10, 30, 20, 25, 40), patience=2)
+    assert loop.run() == "stopped early"
+    assert (loop.progress.step, loop.progress.best_step, loop.progress.best_score) == (4, 2, 30)
+    documents = {p.name: checkpoint.read_document(p, "trainer.json") for p in checkpoint.list_checkpoints(tmp_path)}
+    assert {name: document["score"] for name, document in documents.items()} == {
+        checkpoint.name_of(1): 10,
+        checkpoint.name_of(2): 30,
+        checkpoint.name_of(4): 25,
+    }
+
+
+def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, FakeEngine())
+    loop._stop.reason = "SIGTERM"
+    assert loop.run() == "SIGTERM"
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [checkpoint.name_of(1)]
+
+
+def test_a_failing_disk_is_outlived_until_the_third_save_in_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = checkpoint.write_fragments, [1, 2]
+
+    def sometimes(*arguments: Any) -> Any:
+        if failures:
+            failures.pop()
+            raise OSError(28, "No space left on device")
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoint, "write_fragments", sometimes)
+    loop = make_loop(tmp_path, FakeEngine())
+    assert loop.run() == "finished"
+    assert [event for _, event, _ in events(loop)] == ["save failed", "save failed", "saved"]
+    failures.extend([1] * 10)
+    with pytest.raises(UserError, match=r"step 6 could not be written.*No space left"):
+        make_loop(tmp_path, FakeEngine()).run()
+
+
+def test_progress_survives_its_document() -> None:
+    progress = Progress(step=7, target_tokens=100, best_score=3.0, best_step=5, evaluations_since_best=2)
+    assert Progress.from_document(dataclasses.asdict(progress) | {"num_updates": 6}) == progress
