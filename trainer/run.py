@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from trainer.loop import Collaborators, Loop, Progress
 from trainer.metrics import MetricsFile
 from trainer.model_directory import build_model as build_replica
 from trainer.reporting import Reporter
-from trainer.run_directory import metrics_path, prepare
+from trainer.run_directory import metrics_path, owning, prepare
 from trainer.signals import StopRequest
 from trainer.tracking import create_tracker
 
@@ -46,7 +47,8 @@ def train(config: Config) -> str:
     processes.gather(None)
     prepared = prepared or open_prepared(config.data, config.run.directory)
     try:
-        return _train(config, prepared, stop)
+        with owning(config.run.directory) if rank == 0 else nullcontext():
+            return _train(config, prepared, stop)
     finally:
         processes.leave()
 

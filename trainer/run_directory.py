@@ -3,6 +3,11 @@
 RUN/config.yaml  RUN/tokenizer.model  RUN/data/…  RUN/metrics.jsonl  RUN/checkpoints/…
 """
 
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.config import Config
@@ -46,6 +51,30 @@ def prepare(config: Config) -> Prepared:
     finally:
         if is_new:
             _remove_if_empty(path.parent)
+
+
+@contextmanager
+def owning(directory: str | Path) -> Iterator[None]:
+    """Keeps every other training out of a run directory while this one lasts.
+
+    The lock is the kernel's and ends with the process, however that ends. Raises UserError, which names the owner,
+    where another process holds it. A file system without locks is trusted.
+    """
+    with (Path(directory) / "owner").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"the run directory {directory} is in use by {file.read().strip()}: stop that training first, or name "
+                "another `run.directory`."
+            ) from error
+        except OSError:  # some cluster file systems have no locks
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
 
 
 def _write(path: Path, text: str) -> None:
