@@ -93,14 +93,12 @@ class Loop:
         self._run_directory = Path(config.run.directory)
 
     def run(self) -> str:
-        """Why training ended: `finished`, `early stop`, or the name of the signal. The last step is saved."""
-        verdict = None if self.progress.step < self.config.run.max_steps else FINISHED
-        while verdict is None:
+        """Why training ended: `FINISHED`, `EARLY_STOP` or the name of a signal. The last step is saved."""
+        while (verdict := self._reason_to_end()) is None:
             self._step()
             improved = self._due(self.config.evaluation.every_steps) and self._evaluate()
             if improved or self._due(self.config.checkpoint.every_steps):
                 self._save()
-            verdict = self._reason_to_end()
         self._save(last=True)
         return verdict
 
@@ -142,8 +140,8 @@ class Loop:
         if self._skipped >= MAX_SKIPPED_STEPS:
             raise UserError(
                 f"training has diverged: {self._skipped} steps in a row up to step {self.progress.step} had gradients "
-                f"that are not finite; lower `optimizer.peak_lr` ({self.config.optimizer.peak_lr}) and start from a "
-                f"checkpoint before it"
+                f"that are not finite; lower `optimizer.peak_lr` ({self.config.optimizer.peak_lr}) and start the same "
+                f"command again: it goes on from the newest checkpoint."
             )
 
     def _report(self, result: StepResult, rate: float) -> None:
@@ -191,7 +189,7 @@ class Loop:
         if last or self._failed_saves >= MAX_FAILED_SAVES:
             raise UserError(
                 f"the checkpoint of step {self.progress.step} could not be written to {self._run_directory} ({error}); "
-                f"free some space and start the same command again: it goes on from the newest checkpoint"
+                f"free some space and start the same command again: it goes on from the newest checkpoint."
             )
 
 

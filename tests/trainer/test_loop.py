@@ -136,10 +136,26 @@ def test_the_best_is_saved_at_once_and_patience_ends_the_run(tmp_path: Path) -> 
 
 
 def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(tmp_path: Path) -> None:
-    loop = make_loop(tmp_path, FakeEngine())
-    loop._stop.reason = "SIGTERM"
+    engine = FakeEngine()
+    loop = make_loop(tmp_path, engine)
+    real_step = engine.step
+
+    def step_with_signal(*arguments: Any) -> StepResult:
+        if engine.calls == 2:
+            loop._stop.reason = "SIGTERM"
+        return real_step(*arguments)
+
+    engine.step = step_with_signal  # type: ignore[method-assign]
     assert loop.run() == "SIGTERM"
-    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [checkpoint.name_of(1)]
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [checkpoint.name_of(s) for s in (2, 3)]
+
+
+def test_a_run_that_has_ended_makes_no_further_step(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    loop = make_loop(tmp_path, engine, patience=2)
+    loop.progress.step, loop.progress.evaluations_since_best = 4, 2
+    assert loop.run() == "stopped early"
+    assert engine.calls == 0
 
 
 def test_a_failing_disk_is_outlived_until_the_third_save_in_a_row(
