@@ -108,28 +108,37 @@ def compute_dtype(config: EngineConfig) -> torch.dtype:
 
 
 def newest_verified(engine: Engine, run_directory: Path) -> Path | None:
-    """The newest checkpoint that verifies; a damaged one is named, set aside, and the one before it is tried.
+    """The newest checkpoint that verifies, None for a run that has none yet; a collective.
 
-    None for a run without checkpoints. Raises UserError where there are some and all are damaged.
+    Damaged ones newer than it are named and set aside. Raises UserError, and touches nothing, where all are damaged:
+    starting anew instead would lose the run.
     """
     if engine.rank == 0:
         checkpoint.remove_leftovers(run_directory)
     names = engine.gather([path.name for path in checkpoint.list_checkpoints(run_directory)])[0]
+    damaged: dict[Path, str] = {}
     for name in reversed(names):
         path = run_directory / checkpoint.CHECKPOINTS / name
         found = engine.gather(checkpoint.verify(path, engine.rank, engine.world_size))
         problems = sorted({problem for part in found for problem in part})
         if not problems:
+            if engine.rank == 0:
+                _set_aside(damaged)
             return path
-        if engine.rank == 0:
-            aside = checkpoint.set_aside(path)
-            print(f"the checkpoint {path} is damaged: {'; '.join(problems)}; it is now {aside}", file=sys.stderr)
-    if names:
+        damaged[path] = "; ".join(problems)
+    if damaged:
+        newest = next(iter(damaged))
         raise UserError(
-            f"every checkpoint in {run_directory / checkpoint.CHECKPOINTS} is damaged ({', '.join(names)}, now named "
-            f"damaged-*): restore one from a backup, or start again with another `run.directory`"
+            f"the checkpoint {newest} is damaged ({damaged[newest]}) and there is no sound one before it: restore it "
+            f"from a copy, or start again with another `run.directory`."
         )
     return None
+
+
+def _set_aside(damaged: dict[Path, str]) -> None:
+    for path, problems in damaged.items():
+        aside = checkpoint.set_aside(path)
+        print(f"the checkpoint {path} is damaged: {problems}; it is now {aside.name}", file=sys.stderr)
 
 
 def restore(path: Path, engine: Engine, data: TrainingData) -> Progress:

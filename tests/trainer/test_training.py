@@ -164,6 +164,18 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(runs: Runs, re
     assert_same_losses(runs.steps("damaged"), reference, 0.0)
 
 
+def test_a_run_whose_every_checkpoint_is_damaged_is_not_started_anew(runs: Runs) -> None:
+    runs.finished("ruined", "run.max_steps=5")
+    path = runs.folder / "ruined" / "checkpoints" / "step-00000005"
+    (path / "lanes.json").write_text("{}")
+    for _ in range(2):
+        ended = runs.train("ruined")
+        assert ended.returncode == 2
+        assert f"{path} is damaged (lanes.json has 2 bytes" in ended.stderr.splitlines()[-1]
+    assert path.exists()
+    assert [record["step"] for record in runs.steps("ruined")] == [1, 2, 3, 4, 5]
+
+
 def test_another_configuration_in_the_same_directory_is_refused(runs: Runs) -> None:
     before = runs.finished("other", "run.max_steps=2")
     kept = (runs.folder / "other" / "config.yaml").read_text()
