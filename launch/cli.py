@@ -28,7 +28,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; its exit status: 0, 2 for a user's mistake, 130 after Ctrl-C, 1 for a defect."""
+    """Runs one command; its exit status: 0 (also of a training that a signal stopped: it has been saved and can go on),
+    2 for a user's mistake, 130 after Ctrl-C elsewhere, 1 for a defect."""
     try:
         options = _parse(arguments)
         status: int = options.command(options)

@@ -41,7 +41,8 @@ def train(options: Namespace) -> int:
         return 0
     # Here and not in a worker: the others would wait for it inside a collective, which has a time limit.
     run_directory.prepare(config)
-    failure = local.run_workers([options.config, *options.changes], processes)
+    # The configuration that was checked, whatever happens to the user's file in the meantime.
+    failure = local.run_workers([str(run_directory.config_path(config.run.directory))], processes)
     if failure is None:
         return 0
     if failure.message:
@@ -98,13 +99,15 @@ def evaluate(options: Namespace) -> int:
         raise UserError("`dragoman evaluate` scores either a MODEL, with --source, or an output, with --hypothesis.")
     if (options.model is None) != (options.source is None):
         raise UserError("--source is the text that MODEL translates: `dragoman evaluate` needs both or neither.")
-    from trainer.scoring import read_lines, score
+    from trainer.scoring import check_counts, read_lines, score
 
     references = [read_lines(Path(name)) for name in options.reference]
     if options.hypothesis is not None:
         hypotheses = read_lines(Path(options.hypothesis))
     else:
-        hypotheses = list(_translations(options, read_lines(Path(options.source))))
+        source = read_lines(Path(options.source))
+        check_counts(len(source), references)  # before minutes of translation
+        hypotheses = list(_translations(options, source))
     scores = score(hypotheses, references)
     if options.json:
         print(json.dumps(asdict(scores)))

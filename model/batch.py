@@ -36,6 +36,11 @@ class PackedBatch:
     def num_sentences(self) -> int:
         return self.source_cu.numel() - 1
 
+    def pinned(self) -> "PackedBatch":
+        """The same batch in page-locked memory, from which copies to a CUDA device need no waiting."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.type is Tensor}
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in tensors.items()})
+
     def to(self, device: torch.device | str) -> "PackedBatch":
         """The same batch on `device`, copied without blocking where the memory is pinned."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.type is Tensor}

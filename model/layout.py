@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-GROUP_SIZE = 32  # sentences padded together on a CPU
+GROUP_SIZE = 32  # sentences padded together
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,12 @@ def packed_layout(queries: PackedLengths, keys: PackedLengths, causal: bool) -> 
 
 
 def padded_layout(queries: PackedLengths, keys: PackedLengths, causal: bool, dtype: torch.dtype) -> AttentionLayout:
-    """The layout for padded attention with scores of `dtype`; on CUDA it does not wait for the device.
+    """The layout for padded attention with scores of `dtype`; reads the lengths, so it waits for the device.
 
-    On a CPU, sentences of like length are padded together: in shuffled order more than half of the cells would be
-    filler. Elsewhere reading the lengths would stall, and all sentences form one group.
+    Sentences of like length are padded together: in shuffled order more than half of the cells would be filler.
     """
-    if queries.cu.device.type == "cpu":
-        total_lengths = queries.cu.diff() + keys.cu.diff()
-        sentence_groups = total_lengths.argsort(stable=True).split(GROUP_SIZE)
-    else:
-        sentence_groups = (torch.arange(queries.cu.numel() - 1, device=queries.cu.device),)
+    total_lengths = queries.cu.diff() + keys.cu.diff()
+    sentence_groups = total_lengths.argsort(stable=True).split(GROUP_SIZE)
     query_lengths = [_padded_length(queries, sentences) for sentences in sentence_groups]
     key_lengths = [_padded_length(keys, sentences) for sentences in sentence_groups]
     groups = tuple(
@@ -87,9 +83,8 @@ def padded_layout(queries: PackedLengths, keys: PackedLengths, causal: bool, dty
 
 
 def _padded_length(side: PackedLengths, sentences: Tensor) -> int:
-    if side.cu.device.type != "cpu":
-        return side.max_length
-    return int(side.cu.diff()[sentences].max())
+    # A group of empty sentence slots still has one cell each, so that no product is over nothing.
+    return max(1, int(side.cu.diff()[sentences].max()))
 
 
 def _mask(key_cu: Tensor, sentences: Tensor, key_length: int, causal: bool, dtype: torch.dtype) -> Tensor | None:

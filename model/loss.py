@@ -71,7 +71,7 @@ class _LabelSmoothedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden_TD, grad_weight_VD = ctx.saved_tensors
-        grad_hidden_TD = grad_hidden_TD * grad_loss.to(grad_hidden_TD.dtype)
+        grad_hidden_TD = (grad_hidden_TD.to(grad_loss.dtype) * grad_loss).to(grad_hidden_TD.dtype)
         return grad_hidden_TD, (grad_weight_VD * grad_loss).to(ctx.weight_dtype), None, None
 
 

@@ -133,11 +133,21 @@ class Transformer(nn.Module):
         return dropout(x, self.config.dropout, self.training)
 
     def _layout(self, queries: PackedLengths, keys: PackedLengths, *, causal: bool) -> AttentionLayout:
-        # The variable-length kernel exists on CUDA alone, for half precision, without dropout.
         has_dropout = self.training and self.config.attention_dropout > 0
-        if queries.cu.device.type == "cuda" and self.compute_dtype != torch.float32 and not has_dropout:
+        if not has_dropout and self._kernel_fits(queries.cu.device):
             return packed_layout(queries, keys, causal)
         return padded_layout(queries, keys, causal, self.compute_dtype)
+
+    def _kernel_fits(self, device: torch.device) -> bool:
+        """The variable-length kernel wants CUDA from Ampere on, half precision and heads of a multiple of 8."""
+        head_size = self.config.d_model // self.config.num_heads
+        return (
+            device.type == "cuda"
+            and self.compute_dtype != torch.float32
+            and head_size % 8 == 0
+            and head_size <= 256
+            and torch.cuda.get_device_capability(device) >= (8, 0)
+        )
 
     def _run(self, index: int, layer: Callable[..., Tensor], *inputs: Any) -> Tensor:
         if self.training and self._checkpoint_interval and (index + 1) % self._checkpoint_interval == 0:

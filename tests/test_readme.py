@@ -38,7 +38,12 @@ def test_documented_commands_are_understood(path: Path, monkeypatch: pytest.Monk
 @pytest.mark.slow
 def test_the_way_from_training_to_a_score_by_the_documented_commands(tmp_path: Path) -> None:
     """A worker under torchrun, then prepare (all there), average, translate and evaluate on what it left."""
-    environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
 
     def run(*command: str, text: str | None = None) -> str:
         ended = subprocess.run(

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def _remove(checkpoint: Path) -> None:
 def list_checkpoints(run_directory: Path) -> list[Path]:
     """Published checkpoints, oldest first."""
     found = (run_directory / CHECKPOINTS).glob("step-*")
-    return sorted(path for path in found if _PUBLISHED.fullmatch(path.name) and (path / MANIFEST).exists())
+    return sorted(path for path in found if _PUBLISHED.fullmatch(path.name))
 
 
 def verify(checkpoint: Path, rank: int = 0, world_size: int = 1) -> list[str]:
@@ -188,12 +188,25 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     return {name: files.read(name, "weight", 0, files.numel(name)) for name in files.names}
 
 
-def apply_retention(run_directory: Path, config: CheckpointConfig) -> None:
+def best_first(checkpoints: Sequence[Path], metric: str) -> list[Path]:
+    """Those that were validated by `metric`, the highest score first; of equal ones the oldest."""
+    scores = {path: _score(path, metric) for path in sorted(checkpoints)}
+    return sorted((p for p in scores if scores[p] is not None), key=lambda p: scores[p] or 0.0, reverse=True)
+
+
+def _score(checkpoint: Path, metric: str) -> float | None:
+    """None where the checkpoint was not validated, or by another metric, or cannot be read."""
+    try:
+        document = read_document(checkpoint, "trainer.json")
+        return document["score"] if document["metric"] == metric else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def apply_retention(run_directory: Path, config: CheckpointConfig, metric: str) -> None:
     """Keeps the last `keep_last` checkpoints and the `keep_best` with the highest score; removes the others."""
     checkpoints = list_checkpoints(run_directory)
-    scores = {path: read_document(path, "trainer.json").get("score") for path in checkpoints}
-    scored = sorted((path for path in checkpoints if scores[path] is not None), key=lambda path: scores[path])
-    kept = set(checkpoints[-config.keep_last :]) | set(scored[len(scored) - config.keep_best :])
+    kept = {*checkpoints[-config.keep_last :], *best_first(checkpoints, metric)[: config.keep_best]}
     for path in checkpoints:
         if path not in kept:
             _remove(path)

@@ -44,9 +44,12 @@ class Progress:
     evaluations_since_best: int = 0
 
     @classmethod
-    def from_document(cls, document: dict[str, Any]) -> "Progress":
-        """From a `trainer.json`, which says more than this."""
-        return cls(**{field.name: document[field.name] for field in fields(cls)})
+    def from_document(cls, document: dict[str, Any], metric: str) -> "Progress":
+        """From a `trainer.json`, which says more than this. Scores of another metric are no longer compared with."""
+        progress = cls(**{field.name: document[field.name] for field in fields(cls)})
+        if document["metric"] == metric:
+            return progress
+        return cls(step=progress.step, target_tokens=progress.target_tokens)
 
     def judge(self, score: float) -> bool:
         """Takes note of an evaluation's score; whether it is the best so far."""
@@ -173,12 +176,19 @@ class Loop:
             self._save_failed(error, last)
             return
         self._saved_step, self._failed_saves = self.progress.step, 0
-        if self.engine.rank == 0:
-            checkpoint.apply_retention(self._run_directory, self.config.checkpoint)
         self.reporter.event(self.progress.step, "saved", str(path))
+        if self.engine.rank == 0:
+            self._remove_old()
+
+    def _remove_old(self) -> None:
+        try:
+            checkpoint.apply_retention(self._run_directory, self.config.checkpoint, self.config.evaluation.metric)
+        except OSError as error:  # too many checkpoints are no reason to stop
+            self.reporter.event(self.progress.step, "old checkpoint not removed", str(error))
 
     def _documents(self) -> dict[str, Any]:
         trainer = asdict(self.progress) | {"num_updates": self.engine.num_updates}
+        trainer |= {"metric": self.config.evaluation.metric}
         trainer |= {"world_size": self.engine.world_size, "engine": self.config.engine.kind}
         return {"trainer.json": trainer, "lanes.json": merge_states(self.engine.gather(self.data.state()))}
 

@@ -20,9 +20,9 @@ from trainer import configuration
 from trainer.checkpoint import (
     CHECKPOINTS,
     MANIFEST,
+    best_first,
     list_checkpoints,
     newest_checkpoint,
-    read_document,
     read_weights,
     verify,
 )
@@ -135,18 +135,11 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
 
 def _best_checkpoint(run_directory: Path) -> Path:
     """The sound checkpoint with the highest validation score; where none was scored, the newest."""
-    scored = [(score, path) for path in list_checkpoints(run_directory) if (score := _score(path)) is not None]
-    for _, checkpoint in sorted(scored, reverse=True):
+    metric = configuration.load(run_directory / CONFIG).evaluation.metric
+    for checkpoint in best_first(list_checkpoints(run_directory), metric):
         if not verify(checkpoint):
             return checkpoint
     return newest_checkpoint(run_directory)
-
-
-def _score(checkpoint: Path) -> float | None:
-    try:
-        return read_document(checkpoint, "trainer.json").get("score")
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 def _read_model_weights(path: Path) -> dict[str, Tensor]:

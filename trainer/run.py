@@ -38,7 +38,6 @@ def train(config: Config) -> str:
 
     The launcher's environment says which process this is. Raises UserError for the user's mistakes.
     """
-    stop = StopRequest().install()
     rank, world_size = rank_and_world_size()
     check_world_size(config.data, world_size)
     device = choose_device(config.engine.device)
@@ -46,6 +45,7 @@ def train(config: Config) -> str:
     prepared = prepare(config) if rank == 0 else None
     processes.gather(None)
     prepared = prepared or open_prepared(config.data, config.run.directory)
+    stop = StopRequest().install()  # until here there is nothing to save, and a signal ends the process
     try:
         with owning(config.run.directory) if rank == 0 else nullcontext():
             return _train(config, prepared, stop)
@@ -59,7 +59,7 @@ def _train(config: Config, prepared: Prepared, stop: StopRequest) -> str:
     engine = create_engine(model, config.engine, config.optimizer)
     data = training_data(config, prepared, engine)
     resumed = newest_verified(engine, Path(config.run.directory))
-    progress = restore(resumed, engine, data) if resumed else Progress()
+    progress = restore(resumed, config, engine, data) if resumed else Progress()
     reporter = _reporter(config, engine, prepared, progress.step, num_parameters)
     outcome: Verdict = "failed"
     try:
@@ -141,11 +141,11 @@ def _set_aside(damaged: dict[Path, str]) -> None:
         print(f"the checkpoint {path} is damaged: {problems}; it is now {aside.name}", file=sys.stderr)
 
 
-def restore(path: Path, engine: Engine, data: TrainingData) -> Progress:
+def restore(path: Path, config: Config, engine: Engine, data: TrainingData) -> Progress:
     """Puts engine and data where the checkpoint left them, whatever ranks and engine wrote it."""
     engine.load_fragments(checkpoint.fragment_files(path))
     data.load_state(checkpoint.read_document(path, "lanes.json"))
-    return Progress.from_document(checkpoint.read_document(path, "trainer.json"))
+    return Progress.from_document(checkpoint.read_document(path, "trainer.json"), config.evaluation.metric)
 
 
 def _evaluator(config: Config, tokenizer: Tokenizer) -> Evaluator | None:

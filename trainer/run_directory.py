@@ -3,6 +3,7 @@
 RUN/config.yaml  RUN/tokenizer.model  RUN/data/…  RUN/metrics.jsonl  RUN/checkpoints/…
 """
 
+import errno
 import fcntl
 import os
 import socket
@@ -16,10 +17,19 @@ from trainer.data.prepare import Prepared
 from trainer.data.prepare import prepare as prepare_data
 from trainer.errors import UserError
 
+OWNER = "owner"
+# What the user can mend about a folder; a full disk is told where it is noticed.
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG)
+
 
 def config_path(directory: str | Path) -> Path:
     """The resolved configuration of a run."""
     return Path(directory) / "config.yaml"
+
+
+def tokenizer_path(directory: str | Path) -> Path:
+    """The SentencePiece model of a run."""
+    return Path(directory) / "tokenizer.model"
 
 
 def metrics_path(directory: str | Path) -> Path:
@@ -30,37 +40,59 @@ def metrics_path(directory: str | Path) -> Path:
 def prepare(config: Config) -> Prepared:
     """Opens the run directory for `config` and makes its tokenizer and token stores where they are missing.
 
-    For one process at a time; needs no torch. Raises UserError where the directory belongs to another run or cannot be
-    written, or where the corpora
-    cannot be used; of a new directory then nothing is left but a tokenizer, if it came to be trained.
+    Needs no torch. Raises UserError where the directory belongs to another run, is in use or cannot be written, or
+    where the corpora cannot be used; of a run that never came to be, nothing is then left.
     """
-    path = config_path(config.run.directory)
-    if path.exists():
-        require_same_run(load(path), config)
-    is_new = not path.parent.exists()
+    directory = Path(config.run.directory)
+    is_new = not os.path.exists(directory)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        prepared = prepare_data(config.data, config.tokenizer, path.parent)
-        _write(path, dump(config))
-        return prepared
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        directory.mkdir(parents=True, exist_ok=True)
+        with owning(directory):
+            return _prepare(config, directory)
+    except OSError as error:
+        if error.errno not in _UNUSABLE:
+            raise
         raise UserError(
-            f"`run.directory` is {path.parent}, but {error.filename} cannot be written ({error.strerror}): name "
-            "another folder, or change its permissions."
+            f"`run.directory` is {directory}, but {error.filename} cannot be written ({error.strerror}): name another "
+            "folder, or change its permissions."
         ) from error
     finally:
         if is_new:
-            _remove_if_empty(path.parent)
+            _remove_if_unused(directory)
+
+
+def _prepare(config: Config, directory: Path) -> Prepared:
+    path = config_path(directory)
+    if path.exists():
+        require_same_run(load(path), config)
+    else:  # left by a preparation that came to nothing: nobody knows what it was trained on
+        tokenizer_path(directory).unlink(missing_ok=True)
+    prepared = prepare_data(config.data, config.tokenizer, directory)
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.write_text(dump(config), encoding="utf-8")
+    temporary.rename(path)
+    return prepared
+
+
+def _remove_if_unused(directory: Path) -> None:
+    """A new directory in which no run came to be must not be in the way of the next try."""
+    if not directory.is_dir() or config_path(directory).exists():
+        return
+    for left in (tokenizer_path(directory), directory / OWNER):
+        left.unlink(missing_ok=True)
+    for folder in (directory / "data", directory):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 @contextmanager
 def owning(directory: str | Path) -> Iterator[None]:
-    """Keeps every other training out of a run directory while this one lasts.
+    """Keeps every other training and preparation out of a run directory while this one lasts.
 
     The lock is the kernel's and ends with the process, however that ends. Raises UserError, which names the owner,
     where another process holds it. A file system without locks is trusted.
     """
-    with (Path(directory) / "owner").open("a+") as file:
+    with (Path(directory) / OWNER).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -75,14 +107,3 @@ def owning(directory: str | Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.rename(path)
-
-
-def _remove_if_empty(directory: Path) -> None:
-    if directory.exists() and not any(directory.iterdir()):
-        directory.rmdir()

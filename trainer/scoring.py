@@ -1,5 +1,6 @@
 """BLEU and chrF as sacreBLEU computes them, and the line files they are computed from. The only door to sacreBLEU."""
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Sequence
@@ -24,18 +25,23 @@ class Scores:
 def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
     """Scores with sacreBLEU's defaults (BLEU: 13a, cased, exp smoothing; chrF2), detokenised text against as many
     references as there are. Raises UserError where the numbers of lines differ or there is nothing to score."""
-    for number, reference in enumerate(references, 1):
-        if len(reference) != len(hypotheses):
-            raise UserError(
-                f"there are {len(hypotheses)} hypotheses but {len(reference)} lines in reference {number}: "
-                "both need one line a sentence, in the same order"
-            )
-    if not hypotheses:
-        raise UserError("there is nothing to score: hypotheses and references have no lines")
+    check_counts(len(hypotheses), references)
     bleu, chrf = BLEU(), CHRF()
     streams = [list(reference) for reference in references]
     bleu_score, chrf_score = (metric.corpus_score(list(hypotheses), streams).score for metric in (bleu, chrf))
     return Scores(bleu_score, chrf_score, bleu.get_signature().format(), chrf.get_signature().format())
+
+
+def check_counts(num_hypotheses: int, references: Sequence[Sequence[str]]) -> None:
+    """Raises UserError where the numbers of lines differ or there is nothing to score."""
+    for number, reference in enumerate(references, 1):
+        if len(reference) != num_hypotheses:
+            raise UserError(
+                f"there are {num_hypotheses} hypotheses but {len(reference)} lines in reference {number}: "
+                "both need one line a sentence, in the same order"
+            )
+    if not num_hypotheses:
+        raise UserError("there is nothing to score: hypotheses and references have no lines")
 
 
 def read_lines(path: Path) -> list[str]:
@@ -49,8 +55,9 @@ def read_lines(path: Path) -> list[str]:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
     except (EOFError, zlib.error) as error:
         raise UserError(f"{path} is not a complete gzip file ({error})") from error
+    content = content.removeprefix(codecs.BOM_UTF8)
     lines = content.removesuffix(b"\n").split(b"\n") if content else []
-    return [_decode(line, path, number) for number, line in enumerate(lines, 1)]
+    return [_decode(line.removesuffix(b"\r"), path, number) for number, line in enumerate(lines, 1)]
 
 
 def _decode(line: bytes, path: Path, number: int) -> str:

@@ -11,6 +11,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self._interrupted = False
 
     def install(self) -> "StopRequest":
         """Takes over SIGTERM, SIGUSR1 and SIGINT; to be called on the main thread."""
@@ -19,6 +20,7 @@ class StopRequest:
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.reason == "SIGINT":
+        if number == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
+        self._interrupted = self._interrupted or number == signal.SIGINT
         self.reason = self.reason or signal.Signals(number).name

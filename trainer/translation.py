@@ -90,7 +90,8 @@ class Translator:
             results = search(self._model, [sources[i] for i in batch], config, self._device)
             for i, hypotheses in zip(batch, results, strict=True):
                 best[i] = hypotheses[0].ids if hypotheses else []
-        return self._tokenizer.decode(best)
+        # The byte pieces can spell a line feed, and one line must stay one line.
+        return [" ".join(text.splitlines()) for text in self._tokenizer.decode(best)]
 
     def _search_config(self, beam_size: int | None, length_penalty: float | None) -> SearchConfig:
         tokenizer = self._tokenizer

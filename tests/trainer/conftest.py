@@ -60,7 +60,7 @@ class TinyRun:
         return model
 
     def publish(self, step: int, model: Transformer, score: float | None = None) -> Path:
-        documents = {"trainer.json": {"num_updates": step, "score": score}}
+        documents = {"trainer.json": {"num_updates": step, "score": score, "metric": "bleu"}}
         return checkpoint.save(self.directory, step, SavingEngine(model), documents)  # type: ignore[arg-type]
 
 

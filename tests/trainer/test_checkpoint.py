@@ -41,7 +41,7 @@ class OneOfMany:
 
 
 def publish(run: Path, step: int = 1, score: float | None = None) -> Path:
-    documents = {"trainer.json": {"num_updates": step, "score": score}, "lanes.json": {}}
+    documents = {"trainer.json": {"num_updates": step, "score": score, "metric": "bleu"}, "lanes.json": {}}
     return checkpoint.save(run, step, OneOfMany(0, 1), documents)
 
 
@@ -103,6 +103,7 @@ def flip_byte(path: Path) -> None:
         (lambda path: (path / "trainer.json").write_text("{}"), "bytes instead of"),
         (lambda path: (path / "state" / "extra.pkl").write_bytes(b"x"), "is not in manifest.json"),
         (lambda path: (path / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+        (lambda path: (path / "manifest.json").unlink(), "manifest.json cannot be read"),
         (lambda path: rewrite_manifest(path, "../../config.yaml"), "outside the checkpoint"),
         (lambda path: rewrite_manifest(path, "/etc/passwd"), "outside the checkpoint"),
     ],
@@ -148,11 +149,38 @@ def test_what_a_kill_left_is_never_listed_and_is_removed(tmp_path: Path) -> None
     assert list((tmp_path / "checkpoints").iterdir()) == [path]
 
 
-def test_retention_keeps_the_last_and_the_best(tmp_path: Path) -> None:
-    for step, score in enumerate([1.0, 9.0, 2.0, None, 3.0, 4.0], start=1):
+@pytest.mark.parametrize(
+    ("keep_best", "metric", "kept"),
+    [
+        (0, "bleu", [5, 6]),
+        (1, "bleu", [2, 5, 6]),
+        (3, "bleu", [2, 5, 6]),
+        (9, "bleu", [1, 2, 3, 5, 6]),
+        (9, "nll", [5, 6]),
+    ],
+)
+def test_retention_keeps_the_last_and_the_best(tmp_path: Path, keep_best: int, metric: str, kept: list[int]) -> None:
+    for step, score in enumerate([1.0, 9.0, 2.0, None, 9.0, 4.0], start=1):
         publish(tmp_path, step, score)
-    checkpoint.apply_retention(tmp_path, CheckpointConfig(keep_last=2, keep_best=1))
-    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [f"step-{step:08d}" for step in (2, 5, 6)]
+    checkpoint.apply_retention(tmp_path, CheckpointConfig(keep_last=2, keep_best=keep_best), metric)
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [checkpoint.name_of(step) for step in kept]
+
+
+def test_the_oldest_of_equal_scores_is_the_best(tmp_path: Path) -> None:
+    for step, score in enumerate([1.0, 9.0, 9.0], start=1):
+        publish(tmp_path, step, score)
+    steps = [path.name for path in checkpoint.best_first(checkpoint.list_checkpoints(tmp_path), "bleu")]
+    assert steps == [checkpoint.name_of(step) for step in (2, 3, 1)]
+
+
+def test_an_unreadable_document_of_an_old_checkpoint_does_not_stop_retention(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        publish(tmp_path, step, 1.0)
+    (tmp_path / "checkpoints" / checkpoint.name_of(1) / "trainer.json").write_text("{")
+    checkpoint.apply_retention(tmp_path, CheckpointConfig(keep_last=2, keep_best=1), "bleu")
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [
+        checkpoint.name_of(step) for step in (2, 3)
+    ]
 
 
 def test_a_run_without_checkpoints_is_told_so(tmp_path: Path) -> None:

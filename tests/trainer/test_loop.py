@@ -180,4 +180,6 @@ def test_a_failing_disk_is_outlived_until_the_third_save_in_a_row(
 
 def test_progress_survives_its_document() -> None:
     progress = Progress(step=7, target_tokens=100, best_score=3.0, best_step=5, evaluations_since_best=2)
-    assert Progress.from_document(dataclasses.asdict(progress) | {"num_updates": 6}) == progress
+    document = dataclasses.asdict(progress) | {"num_updates": 6, "metric": "bleu"}
+    assert Progress.from_document(document, "bleu") == progress
+    assert Progress.from_document(document, "nll") == Progress(step=7, target_tokens=100)

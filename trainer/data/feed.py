@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from trainer.data.config import DataConfig
 from trainer.data.lanes import LaneState, Order, stable_hash
@@ -139,6 +140,8 @@ class TrainingData:
     def _micro_batch(self, index: int, lane: int, reader: LaneReader) -> MicroBatch:
         pairs = reader.read(self.budget)
         batch = pack(pairs.source, pairs.target, self._ids, self.budget if self._static else None)
+        if self._static and torch.cuda.is_available():
+            batch = batch.pinned()
         # Libraries take seeds as signed 64-bit numbers.
         seed = stable_hash(self._seed, 2, index) >> 1
         return MicroBatch(batch, index, lane, seed, (pairs.corpus_N, pairs.row_N))

@@ -175,12 +175,11 @@ def publish_file(path: Path, content: bytes) -> None:
 def writing_store(directory: Path, vocab_size: int) -> Iterator[StoreWriter]:
     """A writer whose store appears as `directory` when the block ends well, and leaves nothing where it does not.
 
-    One process at a time may prepare in the parent folder: what an earlier one left half-written there is removed.
+    One process at a time may write a store; what an earlier one left half-written of it is removed.
     Raises UserError where the disk is full.
     """
-    for left_over in directory.parent.glob(".tmp-*"):
-        shutil.rmtree(left_over, ignore_errors=True)
     temporary = directory.with_name(f".tmp-{directory.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
     with _full_disk_is_told(directory.parent):
         try:
             temporary.mkdir(parents=True)

@@ -35,8 +35,9 @@ class AccumulatingEngine(ABC):
                 micro_batch, loss_fn, self.world_size / num_target_tokens, number == len(micro_batches)
             )
             totals += torch.stack([sums.loss.detach(), sums.nll.detach()])
-        loss, nll = (total / num_target_tokens for total in self.sum(totals.tolist()))
         grad_norm = self._update(lr)
+        # After the update, so that a GPU does not stand still while the hosts add up.
+        loss, nll = (total / num_target_tokens for total in self.sum(totals.tolist()))
         skipped = not isfinite(grad_norm)
         self.num_updates += 0 if skipped else 1
         return StepResult(loss, nll, num_target_tokens, inf if skipped else grad_norm, skipped)

@@ -142,14 +142,18 @@ class DeepSpeedEngine(AccumulatingEngine):
 
     def close(self) -> None:
         self._engine.destroy()
+        from deepspeed.utils import groups
+
+        # DeepSpeed would use the group that is destroyed now for the next engine of this process.
+        groups._release_process_group_references(group=None)
         super().close()
 
 
 def _import_deepspeed(device: torch.device) -> ModuleType:
     """DeepSpeed, told before its import which device to take."""
     os.environ.setdefault("LOCAL_RANK", "0")  # it insists, even where one process runs without a launcher
+    os.environ["DS_ACCELERATOR"] = device.type
     if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
     # Its collectives go by names that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", message=".*(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated")

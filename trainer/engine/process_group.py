@@ -27,7 +27,15 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError("`engine.device` is cuda, but torch finds no CUDA device on this machine; set auto or cpu.")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    index, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if index >= found:
+        raise UserError(
+            f"this machine has {found} CUDA device(s), but process {index} needs one of its own: start at most {found} "
+            "processes, or set `engine.device` to cpu."
+        )
+    # Split sums of a product in bf16 would differ from what the CPU and other shapes compute.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     return device
 

@@ -72,8 +72,8 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".tmp-store-of-another").mkdir()
-    (tmp_path / ".tmp-store-of-another" / "source.tokens").write_bytes(b"half")
+    (tmp_path / ".tmp-store").mkdir()
+    (tmp_path / ".tmp-store" / "source.tokens").write_bytes(b"half")
     write(tmp_path / "store")
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
