@@ -155,11 +155,6 @@ def _check_engine(config: Config) -> None:
             f"`engine.offload` must be none where `engine.kind` is ddp, which shards nothing, but is "
             f"{engine.offload}; take zero1, zero2 or zero3."
         )
-    if engine.compile and engine.kind == "zero3":
-        raise UserError(
-            "`engine.compile` must be false where `engine.kind` is zero3, which frees weights between layers, but is "
-            "true; take zero2 to compile."
-        )
 
 
 def _check_evaluation(config: Config) -> None:

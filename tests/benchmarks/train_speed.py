@@ -81,7 +81,6 @@ def configuration(arguments: argparse.Namespace, directory: str) -> Config:
     engine = EngineConfig(
         kind=arguments.engine,
         precision=arguments.precision,
-        compile=arguments.compile,
         activation_checkpointing=arguments.activation_checkpointing,
     )
     run = RunConfig(directory=directory)
@@ -180,7 +179,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"])
     parser.add_argument("--engine", default="ddp", choices=["ddp", "zero1", "zero2", "zero3"])
     parser.add_argument("--activation-checkpointing", default="none", choices=["none", "full"])
-    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--tokens", type=int, default=40_000)
     parser.add_argument("--warm", type=int, default=5_000)
     parser.add_argument("--max-tokens", type=int, default=4096)

@@ -50,7 +50,6 @@ def test_defaults_stand_where_the_file_says_nothing(path: Path) -> None:
         ("run.directory=a=b", "run.directory", "a=b"),
         ("run.directory=no", "run.directory", "no"),  # false in YAML 1.1
         ("run.directory='2024'", "run.directory", "2024"),
-        ("engine.compile=true", "engine.compile", True),
         ("engine.activation_checkpointing=2", "engine.activation_checkpointing", 2),
         ("data.cache=", "data.cache", None),
         ("tracking.wandb.mode=offline", "tracking.wandb.mode", "offline"),
@@ -102,7 +101,6 @@ def test_an_unknown_setting_that_is_near_to_nothing_lists_the_known(path: Path) 
         ("run.max_steps=1e5", "`run.max_steps` must be a whole number, but is 100000.0."),
         ("run.max_steps=true", "`run.max_steps` must be a whole number, but is true."),
         ('optimizer.peak_lr="1"', '`optimizer.peak_lr` must be a number, but is "1".'),
-        ("engine.compile=yes", '`engine.compile` must be true or false, but is "yes".'),
         ("engine.kind=zero4", '`engine.kind` must be one of ddp, zero1, zero2, zero3, but is "zero4".'),
         ("optimizer.betas=[0.9]", "`optimizer.betas` must be a list of 2, each a number, but is [0.9]."),
         ("optimizer.betas=[0.9, a]", '`optimizer.betas.1` must be a number, but is "a".'),
@@ -149,7 +147,6 @@ def test_what_is_required_is_asked_for(path: Path) -> None:
         (["optimizer.warmup_steps=-1"], "optimizer.warmup_steps", "-1"),
         (["engine.offload=cpu"], "engine.offload", "cpu"),
         (["engine.offload=nvme", "engine.kind=zero2"], "engine.offload", "nvme"),
-        (["engine.compile=true", "engine.kind=zero3"], "engine.compile", "true"),
         (["engine.activation_checkpointing=0"], "engine.activation_checkpointing", "0"),
         (["run.max_steps=0"], "run.max_steps", "0"),
         (["evaluation.beam_size=0"], "evaluation.beam_size", "0"),

@@ -13,8 +13,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a configuration (trainer
 
 def create_engine(model: nn.Module, engine: EngineConfig, optimizer: OptimizerConfig) -> Engine:
     """Joins the other processes and spreads `model` (in host memory, the same on every rank) over them."""
-    if engine.compile:
-        model.compile()
     # Either library takes seconds to import, so only the one in use is.
     if engine.kind == "ddp":
         from trainer.engine.accelerate_engine import AccelerateEngine

@@ -37,6 +37,5 @@ class EngineConfig:
     precision: Literal["fp32", "bf16"] = "bf16"
     activation_checkpointing: Literal["none", "full"] | int = "none"
     offload: Literal["none", "cpu"] = "none"
-    compile: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     timeout_minutes: float = 30.0
