@@ -10,7 +10,8 @@ from model.transformer import Transformer
 from trainer.config import Config, EvaluationConfig, RunConfig, TrackingConfig, WandbConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.lanes import Order
-from trainer.data.packing import Budget, Side, SpecialIds, pack
+from trainer.data.packing import Budget, SpecialIds, pack
+from trainer.data.sentences import Side
 from trainer.engine.config import EngineConfig, OptimizerConfig
 from trainer.metrics import read_metrics
 

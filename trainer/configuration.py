@@ -67,6 +67,7 @@ CHANGEABLE = (
     "data.micro_batches_per_step",
     "data.cache",  # where and how far ahead text is read, not what
     "data.prefetch",
+    "data.workers",
     "optimizer.peak_lr",  # what a step does next; only the betas are built into the moments
     "optimizer.final_lr",
     "optimizer.eps",

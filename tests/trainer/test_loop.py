@@ -11,7 +11,8 @@ import torch
 
 from trainer import checkpoint
 from trainer.config import CheckpointConfig, Config, EvaluationConfig, RunConfig, TrackingConfig
-from trainer.data.packing import MicroBatch, Side, SpecialIds, pack
+from trainer.data.packing import MicroBatch, SpecialIds, pack
+from trainer.data.sentences import Side
 from trainer.engine.base import Fragment, StepResult
 from trainer.errors import UserError
 from trainer.loop import Collaborators, Loop, Progress

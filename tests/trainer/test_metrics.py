@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.data.packing import Budget, MicroBatch, Side, SpecialIds, pack
+from trainer.data.packing import Budget, MicroBatch, SpecialIds, pack
+from trainer.data.sentences import Side
 from trainer.errors import UserError
 from trainer.metrics import MetricsFile, StepMeter, count_cells, read_metrics
 

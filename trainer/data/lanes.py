@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-IntArray = NDArray[np.int64]
+from trainer.data.sentences import IntArray
+
 _NUM_ROUNDS = 4
 
 

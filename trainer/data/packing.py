@@ -4,16 +4,13 @@ Shape suffixes: N sentences, S source tokens, T target tokens, L tokens of eithe
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model.batch import PackedBatch
-from trainer.data.lanes import IntArray
-from trainer.data.store import token_index
+from trainer.data.sentences import IntArray, Side, token_index
 
 _MULTIPLE = 64
 
@@ -49,14 +46,6 @@ class Budget:
     def static_tokens(self, max_tokens: int) -> int:
         """Length of a filled side: the budget and one token per filler sentence, in whole tiles of 64."""
         return -(-(max_tokens + self.num_filler_sentences) // _MULTIPLE) * _MULTIPLE
-
-
-@dataclass(frozen=True)
-class Side:
-    """N tokenised sentences, one after the other, eos at the end of each."""
-
-    token_L: NDArray[Any]
-    length_N: IntArray
 
 
 @dataclass(frozen=True)

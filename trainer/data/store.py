@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.lanes import IntArray
+from trainer.data.sentences import IntArray, token_index
 from trainer.errors import UserError
 
 _MANIFEST = "manifest.json"
@@ -55,13 +55,6 @@ class TokenTable:
         start_N = self.offsets[row_N]
         length_N = self.offsets[row_N + 1] - start_N
         return self.tokens[token_index(start_N, length_N)], length_N
-
-
-def token_index(start_N: IntArray, length_N: IntArray) -> IntArray:
-    """index_L: start, start + 1, … start + length - 1 of each of N ranges, one after the other."""
-    end_N = np.cumsum(length_N)
-    num_tokens = int(end_N[-1]) if len(end_N) else 0
-    return np.repeat(start_N - (end_N - length_N), length_N) + np.arange(num_tokens)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trainer.data.lanes import IntArray, LaneState, Order
-from trainer.data.packing import Budget, Side
-from trainer.data.store import Store, TokenTable, token_index
+from trainer.data.lanes import LaneState, Order
+from trainer.data.packing import Budget
+from trainer.data.sentences import IntArray, Side, token_index
+from trainer.data.store import Store, TokenTable
 
 
 @dataclass(frozen=True)

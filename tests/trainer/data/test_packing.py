@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.data.packing import Budget, Side, SpecialIds, pack
+from trainer.data.packing import Budget, SpecialIds, pack
+from trainer.data.sentences import Side
 
 PAD, BOS, EOS = 0, 2, 3
 IDS = SpecialIds(pad_id=PAD, bos_id=BOS)

@@ -1,0 +1,27 @@
+"""Tokenised (or plain) sentences as flat arrays, the form in which all of the data moves.
+
+Shape suffixes: N sentences, L their items (tokens, or bytes of text).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Side:
+    """N sentences of one language, one after the other; tokens have eos at the end of each."""
+
+    token_L: NDArray[Any]
+    length_N: IntArray
+
+
+def token_index(start_N: IntArray, length_N: IntArray) -> IntArray:
+    """index_L: start, start + 1, … start + length - 1 of each of N ranges, one after the other."""
+    end_N = np.cumsum(length_N)
+    num_tokens = int(end_N[-1]) if len(end_N) else 0
+    return np.repeat(start_N - (end_N - length_N), length_N) + np.arange(num_tokens)
