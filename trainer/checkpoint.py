@@ -15,36 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from trainer.config import CheckpointConfig
-from trainer.engine.base import Engine
 from trainer.errors import UserError
-from trainer.fragments import STATE_DIRECTORY, FragmentFiles, write_fragments
+from trainer.fragments import STATE_DIRECTORY, FragmentFiles
 
 CHECKPOINTS, MANIFEST = "checkpoints", "manifest.json"
 _PUBLISHED = re.compile(r"step-(\d{8})")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)?")
-
-
-class SaveFailed(Exception):
-    """A checkpoint could not be written on some rank; what was written has been removed. Raised on every rank."""
-
-
-def save(run_directory: Path, step: int, engine: Engine, documents: Mapping[str, Any]) -> Path:
-    """Publishes the state of all ranks after `step`; a collective.
-
-    `documents` are JSON files beside the state (`trainer.json`, `lanes.json`), the same on every rank. Raises
-    SaveFailed on every rank where any rank's disk refused; the checkpoints published before stay as they are.
-    """
-    final = run_directory / CHECKPOINTS / name_of(step)
-    temporary = final.with_name(f".tmp-{final.name}")
-    _agree(engine, lambda: _begin(temporary) if engine.rank == 0 else None, temporary)
-    described = _agree(engine, lambda: _write_state(temporary, engine), temporary)
-    files = {name: entry for part in described for name, entry in part.items()}
-    _agree(engine, lambda: _publish(temporary, final, documents, files) if engine.rank == 0 else None, temporary)
-    return final
 
 
 def name_of(step: int) -> str:
@@ -52,52 +31,45 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _agree(engine: Engine, action: Any, temporary: Path) -> list[Any]:
-    """Runs one phase on every rank and tells every rank how all of them fared."""
-    try:
-        outcome: dict[str, Any] = {"value": action()}
-    except (OSError, SafetensorError) as error:
-        outcome = {"error": f"rank {engine.rank}: {error}"}
-    outcomes = engine.gather(outcome)
-    errors = [o["error"] for o in outcomes if "error" in o]
-    if errors:
-        if engine.rank == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise SaveFailed("; ".join(errors))
-    return [o["value"] for o in outcomes]
+def step_of(checkpoint: Path) -> int:
+    """The step after which a published checkpoint was taken."""
+    found = _PUBLISHED.fullmatch(checkpoint.name)
+    assert found, f"{checkpoint} is no published checkpoint"
+    return int(found[1])
 
 
-def _begin(temporary: Path) -> None:
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / STATE_DIRECTORY).mkdir(parents=True)
+def temporary_of(run_directory: Path, step: int) -> Path:
+    """Where the checkpoint after `step` lies until it is published."""
+    return run_directory / CHECKPOINTS / f".tmp-{name_of(step)}"
 
 
-def _write_state(temporary: Path, engine: Engine) -> dict[str, list[Any]]:
-    path = write_fragments(temporary, engine.rank, engine.world_size, engine.fragments())
-    return {f"{STATE_DIRECTORY}/{path.name}": _describe(path)}
-
-
-def _describe(path: Path) -> list[Any]:
+def describe(path: Path) -> list[Any]:
     """[size, sha256] of a file that has reached the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
-def _publish(temporary: Path, final: Path, documents: Mapping[str, Any], files: dict[str, Any]) -> None:
+def publish(run_directory: Path, step: int, documents: Mapping[str, Any], files: Mapping[str, list[Any]]) -> Path:
+    """Completes the checkpoint after `step`, whose state is written, and makes it one by a rename.
+
+    `documents` are the JSON files beside the state, `files` describes the state's files by name. Raises OSError.
+    """
+    temporary, final = temporary_of(run_directory, step), run_directory / CHECKPOINTS / name_of(step)
+    described = dict(files)
     for name, document in documents.items():
-        path = temporary / name
-        path.write_text(json.dumps(document, indent=1))
-        files[name] = _describe(path)
+        (temporary / name).write_text(json.dumps(document, indent=1))
+        described[name] = describe(temporary / name)
     manifest = temporary / MANIFEST
-    manifest.write_text(json.dumps({"format": 1, "files": files}, indent=1))
-    _describe(manifest)
+    manifest.write_text(json.dumps({"format": 1, "files": described}, indent=1))
+    describe(manifest)
     for directory in (temporary / STATE_DIRECTORY, temporary):
         _sync_directory(directory)
     if final.exists():  # saved before by a run that then went back to an older checkpoint
         _remove(final)
     temporary.rename(final)
     _sync_directory(final.parent)
+    return final
 
 
 def _sync_directory(directory: Path) -> None:
@@ -140,7 +112,7 @@ def verify(checkpoint: Path, rank: int = 0, world_size: int = 1) -> list[str]:
 
 def _check_file(path: Path, expected: list[Any]) -> list[str]:
     try:
-        size, digest = _describe(path)
+        size, digest = describe(path)
     except OSError as error:
         return [f"{path.name} cannot be read ({error.strerror})"]
     if size != expected[0]:
@@ -173,7 +145,7 @@ def newest_checkpoint(run_directory: Path) -> Path:
 
 
 def read_document(checkpoint: Path, name: str) -> Any:
-    """One of the JSON documents that `save` was given."""
+    """One of the JSON documents that `publish` was given."""
     return json.loads((checkpoint / name).read_text())
 
 
@@ -204,9 +176,11 @@ def _score(checkpoint: Path, metric: str) -> float | None:
 
 
 def apply_retention(run_directory: Path, config: CheckpointConfig, metric: str) -> None:
-    """Keeps the last `keep_last` checkpoints and the `keep_best` with the highest score; removes the others."""
+    """Removes the checkpoints that `config` does not keep."""
     checkpoints = list_checkpoints(run_directory)
     kept = {*checkpoints[-config.keep_last :], *best_first(checkpoints, metric)[: config.keep_best]}
+    if config.keep_every:
+        kept |= {path for path in checkpoints if step_of(path) % config.keep_every == 0}
     for path in checkpoints:
         if path not in kept:
             _remove(path)

@@ -19,11 +19,18 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When checkpoints are published and which are kept (the best by `evaluation.metric` besides the last ones)."""
+    """When checkpoints are published and which are kept.
+
+    One is due after every `every_steps` steps and, where given, when the last is `every_minutes` old. Kept are the
+    last `keep_last`, the `keep_best` with the highest `evaluation.metric`, and for ever those whose step is a multiple
+    of `keep_every` (0: none).
+    """
 
     every_steps: int = 1000
+    every_minutes: float | None = None
     keep_last: int = 3
     keep_best: int = 1
+    keep_every: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,11 @@ Nothing in it depends on how many ranks there were or which engine ran, and ther
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -21,16 +22,40 @@ from trainer.engine.base import FRAGMENT_KINDS, Fragment, FragmentKind
 STATE_DIRECTORY = "state"
 
 
-def write_fragments(directory: Path, rank: int, world_size: int, fragments: Iterable[Fragment]) -> Path:
-    """Writes one rank's file into `directory`/state and returns its path. Raises OSError or SafetensorError."""
-    pieces = list(fragments)
-    flat: dict[str, Tensor] = {
-        kind: torch.cat([getattr(piece, kind).detach().cpu() for piece in pieces]) for kind in FRAGMENT_KINDS
-    }
-    index = [[piece.name, piece.offset, piece.length] for piece in pieces]
-    path = directory / STATE_DIRECTORY / f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
-    save_file(flat, path, metadata={"fragments": json.dumps(index)})
-    return path
+class HostCopy:
+    """A rank's fragments as they were at one moment, in host memory that every save uses again: 12 bytes a parameter.
+
+    On CUDA the memory is pinned, so that the copy runs at the speed of the bus.
+    """
+
+    def __init__(self) -> None:
+        self._index: list[list[Any]] = []
+        self._flat: dict[str, Tensor] = {}
+
+    def take(self, fragments: Iterable[Fragment]) -> None:
+        """Copies the fragments; when it returns, training may go on and change them."""
+        pieces = list(fragments)
+        self._index = [[piece.name, piece.offset, piece.length] for piece in pieces]
+        self._make_room(pieces)
+        for kind, flat in self._flat.items():
+            parts = flat.split([piece.length for piece in pieces])
+            for part, piece in zip(parts, pieces, strict=True):
+                part.copy_(getattr(piece, kind), non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    def _make_room(self, pieces: Sequence[Fragment]) -> None:
+        size = sum(piece.length for piece in pieces)
+        if self._flat and self._flat[FRAGMENT_KINDS[0]].numel() == size:
+            return
+        pinned = any(piece.weight.is_cuda for piece in pieces)
+        self._flat = {kind: torch.empty(size, pin_memory=pinned) for kind in FRAGMENT_KINDS}
+
+    def write(self, directory: Path, rank: int, world_size: int) -> Path:
+        """Writes the rank's file into `directory`/state and returns its path. Raises OSError or SafetensorError."""
+        path = directory / STATE_DIRECTORY / f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
+        save_file(self._flat, path, metadata={"fragments": json.dumps(self._index)})
+        return path
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ The loop knows no device, no process group and no library: it is handed ready co
 decision that leads into a collective is taken from values that are the same on all ranks.
 """
 
+import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
-from trainer import checkpoint
 from trainer.config import Config
 from trainer.console import Sample, perplexity
 from trainer.data.feed import TrainingData, merge_states
@@ -21,6 +21,7 @@ from trainer.errors import UserError
 from trainer.evaluation import Evaluator
 from trainer.metrics import StepMeter, count_cells
 from trainer.reporting import Reporter
+from trainer.saving import SaveFailed, Saver
 from trainer.schedule import learning_rate
 from trainer.signals import StopRequest
 
@@ -93,11 +94,14 @@ class Loop:
         self._meter = StepMeter(progress.step, config.run.max_steps)
         self._skipped = self._failed_saves = 0
         self._saved_step = progress.step
+        self._saving_step, self._last_save = progress.step, time.monotonic()
+        self._save_error: SaveFailed | None = None
         self._run_directory = Path(config.run.directory)
+        self._saver = Saver(self._run_directory, parts.engine, config.checkpoint, config.evaluation.metric)
 
     def run(self) -> str:
         """Why training ended: `FINISHED`, `EARLY_STOP` or the name of a signal. The last step is saved."""
-        while (verdict := self._reason_to_end()) is None:
+        while (verdict := self._between_steps()) is None:
             self._step()
             improved = self._due(self.config.evaluation.every_steps) and self._evaluate()
             if improved or self._due(self.config.checkpoint.every_steps):
@@ -105,15 +109,27 @@ class Loop:
         self._save(last=True)
         return verdict
 
-    def _reason_to_end(self) -> str | None:
-        """The same on every rank: from what all of them know, or by asking all of them."""
+    def _between_steps(self) -> str | None:
+        """Goes on with what is being saved; why training ends, the same on every rank."""
         if self.progress.step >= self.config.run.max_steps:
             return FINISHED
         if 0 < self.config.evaluation.patience <= self.progress.evaluations_since_best:
             return EARLY_STOP
-        if self.engine.any(self._stop.reason is not None):
+        # One collective for everything that the ranks have to agree on between two steps.
+        flags = [self._stop.reason is not None, self._saver.working, self._save_is_old()]
+        stopping, writing, old = self.engine.sum(flags)
+        if self._saver.busy and not writing:
+            self._advance_save()
+        if stopping:
             return next(reason for reason in self.engine.gather(self._stop.reason) if reason)
+        if old:
+            self._save()
         return None
+
+    def _save_is_old(self) -> bool:
+        """By the clock of rank 0."""
+        minutes = self.config.checkpoint.every_minutes
+        return minutes is not None and self.engine.rank == 0 and time.monotonic() - self._last_save > 60 * minutes
 
     def _due(self, every: int) -> bool:
         return self.progress.step % every == 0 or self.progress.step == self.config.run.max_steps
@@ -141,6 +157,8 @@ class Loop:
         indices = sorted(index for part in self.engine.gather([m.index for m in micro_batches]) for index in part)
         self.reporter.event(self.progress.step, "skipped", f"gradients not finite; micro-batches {indices}")
         if self._skipped >= MAX_SKIPPED_STEPS:
+            if self._saver.busy:
+                self._advance_save(to_the_end=True)
             raise UserError(
                 f"training has diverged: {self._skipped} steps in a row up to step {self.progress.step} had gradients "
                 f"that are not finite; lower `optimizer.peak_lr` ({self.config.optimizer.peak_lr}) and start the same "
@@ -167,24 +185,30 @@ class Loop:
         return improved
 
     def _save(self, last: bool = False) -> None:
-        if self._saved_step == self.progress.step:
-            return
-        try:
-            with self._meter.outside_training():
-                path = checkpoint.save(self._run_directory, self.progress.step, self.engine, self._documents())
-        except checkpoint.SaveFailed as error:
-            self._save_failed(error, last)
-            return
-        self._saved_step, self._failed_saves = self.progress.step, 0
-        self.reporter.event(self.progress.step, "saved", str(path))
-        if self.engine.rank == 0:
-            self._remove_old()
+        """Begins to save this step, after the save before it has ended; the `last` one is waited for."""
+        with self._meter.outside_training():
+            if self._saver.busy and self._saving_step != self.progress.step:
+                self._advance_save(to_the_end=True)
+            if not self._saver.busy and self._saved_step != self.progress.step:
+                self._saving_step, self._last_save = self.progress.step, time.monotonic()
+                self._saver.begin(self.progress.step, self._documents())
+            if last and self._saver.busy:
+                self._advance_save(to_the_end=True)
+        if last and self._saved_step != self.progress.step:
+            self._give_up_saving()
 
-    def _remove_old(self) -> None:
+    def _advance_save(self, to_the_end: bool = False) -> None:
         try:
-            checkpoint.apply_retention(self._run_directory, self.config.checkpoint, self.config.evaluation.metric)
-        except OSError as error:  # too many checkpoints are no reason to stop
-            self.reporter.event(self.progress.step, "old checkpoint not removed", str(error))
+            saved = self._saver.finish() if to_the_end else self._saver.advance()
+        except SaveFailed as error:
+            self._save_failed(error)
+            return
+        if saved is None:
+            return
+        self._saved_step, self._failed_saves = saved.step, 0
+        self.reporter.event(saved.step, "saved", str(saved.path))
+        if saved.complaint:
+            self.reporter.event(saved.step, "old checkpoint not removed", saved.complaint)
 
     def _documents(self) -> dict[str, Any]:
         trainer = asdict(self.progress) | {"num_updates": self.engine.num_updates}
@@ -192,15 +216,19 @@ class Loop:
         trainer |= {"world_size": self.engine.world_size, "engine": self.config.engine.kind}
         return {"trainer.json": trainer, "lanes.json": merge_states(self.engine.gather(self.data.state()))}
 
-    def _save_failed(self, error: checkpoint.SaveFailed, last: bool) -> None:
+    def _save_failed(self, error: SaveFailed) -> None:
         """Training outlives a failing disk for a while: the save is tried again at the next occasion."""
-        self._failed_saves += 1
-        self.reporter.event(self.progress.step, "save failed", str(error))
-        if last or self._failed_saves >= MAX_FAILED_SAVES:
-            raise UserError(
-                f"the checkpoint of step {self.progress.step} could not be written to {self._run_directory} ({error}); "
-                f"free some space and start the same command again: it goes on from the newest checkpoint."
-            )
+        self._failed_saves, self._save_error = self._failed_saves + 1, error
+        self.reporter.event(self._saving_step, "save failed", str(error))
+        if self._failed_saves >= MAX_FAILED_SAVES:
+            self._give_up_saving()
+
+    def _give_up_saving(self) -> NoReturn:
+        raise UserError(
+            f"the checkpoint of step {self._saving_step} could not be written to {self._run_directory} "
+            f"({self._save_error}); free some space and start the same command again: it goes on from the newest "
+            f"checkpoint."
+        )
 
 
 def _score(result: dict[str, Any], metric: str) -> float:

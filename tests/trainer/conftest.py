@@ -11,12 +11,13 @@ import torch
 
 from model.config import ModelConfig
 from model.transformer import Transformer
-from trainer import checkpoint, configuration
-from trainer.config import Config, RunConfig
+from trainer import configuration
+from trainer.config import CheckpointConfig, Config, RunConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.tokenizer import Tokenizer, train_tokenizer
 from trainer.engine.base import Fragment
 from trainer.model_directory import build_model
+from trainer.saving import Saver
 
 WORDS = ["".join(random.Random(n).choices("aeioubdfglmnrst", k=5)) for n in range(60)]
 
@@ -61,7 +62,9 @@ class TinyRun:
 
     def publish(self, step: int, model: Transformer, score: float | None = None) -> Path:
         documents = {"trainer.json": {"num_updates": step, "score": score, "metric": "bleu"}}
-        return checkpoint.save(self.directory, step, SavingEngine(model), documents)  # type: ignore[arg-type]
+        saver = Saver(self.directory, SavingEngine(model), CheckpointConfig(keep_last=99), "bleu")  # type: ignore[arg-type]
+        saver.begin(step, documents)
+        return saver.finish().path
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +14,10 @@ from trainer import checkpoint
 from trainer.config import CheckpointConfig
 from trainer.engine.base import Fragment
 from trainer.errors import UserError
+from trainer.fragments import FragmentFiles, HostCopy
+from trainer.saving import SaveFailed, Saver
 
+KEEP_ALL = CheckpointConfig(keep_last=99)
 SIZES = {"a.weight": 10, "b.bias": 3}
 
 
@@ -42,7 +45,13 @@ class OneOfMany:
 
 def publish(run: Path, step: int = 1, score: float | None = None) -> Path:
     documents = {"trainer.json": {"num_updates": step, "score": score, "metric": "bleu"}, "lanes.json": {}}
-    return checkpoint.save(run, step, OneOfMany(0, 1), documents)
+    saver = saver_of(run)
+    saver.begin(step, documents)
+    return saver.finish().path
+
+
+def saver_of(run: Path, retention: CheckpointConfig = KEEP_ALL) -> Saver:
+    return Saver(run, cast(Any, OneOfMany(0, 1)), retention, "bleu")
 
 
 def files_of(directory: Path) -> set[str]:
@@ -62,9 +71,10 @@ def test_a_published_checkpoint_has_the_documented_files_and_verifies(tmp_path: 
 def test_any_slice_reads_back_whatever_the_number_of_writers(tmp_path: Path, world_size: int) -> None:
     (tmp_path / "state").mkdir()
     for rank in range(world_size):
-        engine = OneOfMany(rank, world_size)
-        checkpoint.write_fragments(tmp_path, rank, world_size, engine.fragments())
-    files = checkpoint.FragmentFiles(tmp_path, num_updates=7)
+        copy = HostCopy()
+        copy.take(OneOfMany(rank, world_size).fragments())
+        copy.write(tmp_path, rank, world_size)
+    files = FragmentFiles(tmp_path, num_updates=7)
     assert files.names == sorted(SIZES)
     for name, size in SIZES.items():
         assert files.numel(name) == size
@@ -134,8 +144,8 @@ def test_a_save_that_fails_leaves_nothing_and_the_older_one_stands(tmp_path: Pat
     def full(*_: Any) -> Path:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_fragments", full)
-    with pytest.raises(checkpoint.SaveFailed, match=r"rank 0.*No space left"):
+    monkeypatch.setattr(HostCopy, "write", full)
+    with pytest.raises(SaveFailed, match=r"rank 0.*No space left"):
         publish(tmp_path, 2)
     assert list((tmp_path / "checkpoints").iterdir()) == [older]
 

@@ -15,6 +15,7 @@ from trainer.data.packing import MicroBatch, SpecialIds, pack
 from trainer.data.sentences import Side
 from trainer.engine.base import Fragment, StepResult
 from trainer.errors import UserError
+from trainer.fragments import HostCopy
 from trainer.loop import Collaborators, Loop, Progress
 from trainer.signals import StopRequest
 
@@ -35,8 +36,8 @@ class FakeEngine:
         self.num_updates += not skipped
         return StepResult(1.0, 1.0, 5, 0.5, skipped)
 
-    def any(self, flag: bool) -> bool:
-        return flag
+    def sum(self, values: Any) -> list[float]:
+        return [float(value) for value in values]
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
@@ -162,7 +163,7 @@ def test_a_run_that_has_ended_makes_no_further_step(tmp_path: Path) -> None:
 def test_a_failing_disk_is_outlived_until_the_third_save_in_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, failures = checkpoint.write_fragments, [1, 2]
+    real, failures = HostCopy.write, [1, 2]
 
     def sometimes(*arguments: Any) -> Any:
         if failures:
@@ -170,7 +171,7 @@ def test_a_failing_disk_is_outlived_until_the_third_save_in_a_row(
             raise OSError(28, "No space left on device")
         return real(*arguments)
 
-    monkeypatch.setattr(checkpoint, "write_fragments", sometimes)
+    monkeypatch.setattr(HostCopy, "write", sometimes)
     loop = make_loop(tmp_path, FakeEngine())
     assert loop.run() == "finished"
     assert [event for _, event, _ in events(loop)] == ["save failed", "save failed", "saved"]

@@ -1,0 +1,132 @@
+"""Saving in the background: copy the state to host memory, train on, write, and publish when all ranks have written.
+
+Threads do the slow work (files, hashes, syncing) and never talk to other ranks. The ranks agree on the main thread,
+between two steps: a save that any rank could not write is removed, and no rank believes in it.
+"""
+
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from trainer import checkpoint
+from trainer.config import CheckpointConfig
+from trainer.engine.base import Engine
+from trainer.fragments import STATE_DIRECTORY, HostCopy
+
+
+class SaveFailed(Exception):
+    """A checkpoint could not be written on some rank; what was written has been removed. Raised on every rank."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A published checkpoint; `complaint` tells which older one could not be removed, if any."""
+
+    step: int
+    path: Path
+    complaint: str | None
+
+
+class Saver:
+    """At most one save at a time. `begin` and `advance` are collectives; `busy` is the same on every rank."""
+
+    def __init__(self, run_directory: Path, engine: Engine, retention: CheckpointConfig, metric: str) -> None:
+        self._run_directory, self._engine = run_directory, engine
+        self._retention, self._metric = retention, metric
+        self._copy = HostCopy()
+        self._task: _Task | None = None
+        self._step = -1
+        self._documents: Mapping[str, Any] = {}
+        self._publishing = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save has begun and is neither published nor failed."""
+        return self._task is not None
+
+    @property
+    def working(self) -> bool:
+        """Whether this rank's thread is at work; `advance` only when that is so on no rank."""
+        return self._task is not None and self._task.is_alive()
+
+    def begin(self, step: int, documents: Mapping[str, Any]) -> None:
+        """Copies the state of this moment and starts to write it.
+
+        `documents` are JSON files beside the state (`trainer.json`, `lanes.json`), the same on every rank.
+        """
+        assert not self.busy, "one save at a time"
+        self._copy.take(self._engine.fragments())
+        self._step, self._documents, self._publishing = step, documents, False
+        self._task = _Task(self._write)
+
+    def advance(self) -> Saved | None:
+        """Goes on once all ranks have written: first to publishing, on rank 0, and then to the end.
+
+        Raises SaveFailed on every rank where any rank's disk refused; the checkpoints published before stay as they
+        are.
+        """
+        assert self._task is not None, "nothing is being saved"
+        self._task.join()
+        outcomes = self._engine.gather({"value": self._task.value, "error": self._task.error})
+        self._task = None
+        errors = [f"rank {rank}: {o['error']}" for rank, o in enumerate(outcomes) if o["error"]]
+        if errors:
+            if self._engine.rank == 0:
+                shutil.rmtree(self._temporary, ignore_errors=True)
+            raise SaveFailed("; ".join(errors))
+        values = [outcome["value"] for outcome in outcomes]
+        if self._publishing:
+            return Saved(self._step, self._run_directory / checkpoint.CHECKPOINTS / values[0][0], values[0][1])
+        self._publishing = True
+        files = {name: entry for part in values for name, entry in part.items()}
+        self._task = _Task((lambda: self._publish(files)) if self._engine.rank == 0 else lambda: None)
+        return None
+
+    def finish(self) -> Saved:
+        """Waits until the save under way is published. Raises SaveFailed."""
+        while (saved := self.advance()) is None:
+            pass
+        return saved
+
+    @property
+    def _temporary(self) -> Path:
+        return checkpoint.temporary_of(self._run_directory, self._step)
+
+    def _write(self) -> dict[str, list[Any]]:
+        # Every rank makes the folder: waiting for rank 0 to make it would be one more thing to agree on.
+        (self._temporary / STATE_DIRECTORY).mkdir(parents=True, exist_ok=True)
+        path = self._copy.write(self._temporary, self._engine.rank, self._engine.world_size)
+        return {f"{STATE_DIRECTORY}/{path.name}": checkpoint.describe(path)}
+
+    def _publish(self, files: Mapping[str, list[Any]]) -> list[str | None]:
+        """The new checkpoint's name, and what retention complains of."""
+        path = checkpoint.publish(self._run_directory, self._step, self._documents, files)
+        try:
+            checkpoint.apply_retention(self._run_directory, self._retention, self._metric)
+        except OSError as error:  # too many checkpoints are no reason to stop
+            return [path.name, str(error)]
+        return [path.name, None]
+
+
+class _Task(threading.Thread):
+    """One piece of file work; `error` where the disk refused. A daemon: a process that is told to stop at once does."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        super().__init__(name="checkpoint", daemon=True)
+        self._work = work
+        self.value: Any = None
+        self.error: str | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.value = self._work()
+        except (OSError, SafetensorError) as error:
+            self.error = str(error)
+        except Exception as error:  # whatever it is, the other ranks must hear of it and not wait
+            self.error = repr(error)
