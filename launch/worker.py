@@ -16,10 +16,11 @@ import sys
 import threading
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from launch.failure import DEFECT, Failure, explain
+from launch.failure import DEFECT, GAVE_UP, Failure, explain
 from trainer.errors import UserError
 
 LAUNCH_FOLDER = "DRAGOMAN_LAUNCH"
@@ -34,7 +35,7 @@ def main() -> int:
     try:
         if folder:
             join(Path(folder))
-        _train(sys.argv[1:])
+        _train(sys.argv[1:], Path(folder) if folder else None)
     except BaseException as error:
         if isinstance(error, SystemExit):
             failure = Failure(error.code if isinstance(error.code, int) else DEFECT, "")
@@ -44,7 +45,7 @@ def main() -> int:
     return 0
 
 
-def _train(arguments: list[str]) -> None:
+def _train(arguments: list[str], folder: Path | None) -> None:
     from trainer import configuration
 
     # `deepspeed` adds --local_rank to every command line; the environment has it too.
@@ -54,7 +55,11 @@ def _train(arguments: list[str]) -> None:
     config = configuration.load(arguments[0], arguments[1:])
     from trainer import run  # after the configuration has been checked, because it takes seconds
 
-    run.train(config)
+    run.train(config, *([partial(_give_up, folder)] if folder else []))
+
+
+def _give_up(folder: Path, message: str) -> None:
+    os._exit(_leave(folder, Failure(GAVE_UP, message)))
 
 
 def join(folder: Path) -> None:

@@ -2,8 +2,9 @@
 
     RUN/checkpoints/step-00010000/{state/rank-*.safetensors, lanes.json, trainer.json, manifest.json}
 
-A directory named `step-*` is complete by construction; `.tmp-*` is one being written, `.old-*` one being removed and
-`damaged-*` one that failed verification and was set aside for a human.
+A directory named `step-*` is complete by construction; `.tmp-*` is one being written, `.old-*` one being removed,
+`.replaced-*` a complete one that another of the same step takes the place of, and `damaged-*` one that failed
+verification and was set aside for a human.
 """
 
 import hashlib
@@ -65,10 +66,12 @@ def publish(run_directory: Path, step: int, documents: Mapping[str, Any], files:
     describe(manifest)
     for directory in (temporary / STATE_DIRECTORY, temporary):
         _sync_directory(directory)
-    if final.exists():  # saved before by a run that then went back to an older checkpoint
-        _remove(final)
+    replaced = final.with_name(f".replaced-{final.name}")
+    if final.exists():  # by a run that went back to it
+        final.rename(replaced)
     temporary.rename(final)
     _sync_directory(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
     return final
 
 
@@ -128,8 +131,12 @@ def set_aside(checkpoint: Path) -> Path:
 
 
 def remove_leftovers(run_directory: Path) -> None:
-    """Removes what killed saves and removals left behind."""
-    for pattern in (".tmp-*", ".old-*"):
+    """Removes what killed saves and removals left behind; puts back what a killed save had not replaced yet."""
+    for replaced in (run_directory / CHECKPOINTS).glob(".replaced-*"):
+        final = replaced.with_name(replaced.name.removeprefix(".replaced-"))
+        if not final.exists():
+            replaced.rename(final)
+    for pattern in (".tmp-*", ".old-*", ".replaced-*"):
         for path in (run_directory / CHECKPOINTS).glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 

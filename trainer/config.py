@@ -34,6 +34,30 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BadStepsConfig:
+    """What happens to steps that must not be learnt from. They are skipped on all ranks: weights and moments stay.
+
+    A step is bad where gradients are not finite and, with `spike_threshold`, where its loss lies more than so many
+    robust standard deviations above the median of the last hundred. After `max_in_a_row` bad steps the run goes back to
+    its newest checkpoint, passes over the data that it had read since and multiplies the learning rate by `lr_factor`,
+    at most `max_rollbacks` times; then it ends.
+    """
+
+    spike_threshold: float | None = None
+    max_in_a_row: int = 20
+    max_rollbacks: int = 2
+    lr_factor: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HangConfig:
+    """When a rank without progress counts as hung: after `factor` times the usual step, but at least `minutes`."""
+
+    factor: float = 30.0
+    minutes: float = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """Validation during training and the decoder's settings.
 
@@ -79,5 +103,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    bad_steps: BadStepsConfig = field(default_factory=BadStepsConfig)
+    hang: HangConfig = field(default_factory=HangConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

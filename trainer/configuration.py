@@ -77,6 +77,8 @@ CHANGEABLE = (
     "optimizer.warmup_steps",
     "optimizer.label_smoothing",
     "engine.",  # fragments load into any engine
+    "bad_steps.",  # what a step does next
+    "hang.",
     "checkpoint.",  # what is saved, scored and shown
     "evaluation.",
     "tracking.",

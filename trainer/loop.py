@@ -5,7 +5,8 @@ decision that leads into a collective is taken from values that are the same on 
 """
 
 import time
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,14 +20,15 @@ from trainer.data.packing import MicroBatch
 from trainer.engine.base import Engine, LossFunction, LossSums, StepResult
 from trainer.errors import UserError
 from trainer.evaluation import Evaluator
+from trainer.loss_watch import LossWatch
 from trainer.metrics import StepMeter, count_cells
 from trainer.reporting import Reporter
 from trainer.saving import SaveFailed, Saver
 from trainer.schedule import learning_rate
 from trainer.signals import StopRequest
+from trainer.watchdog import Watchdog
 
 FINISHED, EARLY_STOP = "finished", "stopped early"
-MAX_SKIPPED_STEPS = 20
 MAX_FAILED_SAVES = 3
 
 
@@ -34,7 +36,8 @@ MAX_FAILED_SAVES = 3
 class Progress:
     """Where a run stands; `trainer.json` of a checkpoint.
 
-    `score` is that of the evaluation at this very step, if there was one; higher is better.
+    `score` is that of the evaluation at this very step, if there was one; higher is better. `lr_scale` multiplies the
+    learning rate, since a rollback may have lowered it; `recent_losses` are what the next loss is judged by.
     """
 
     step: int = 0
@@ -43,6 +46,9 @@ class Progress:
     best_score: float | None = None
     best_step: int | None = None
     evaluations_since_best: int = 0
+    rollbacks: int = 0
+    lr_scale: float = 1.0
+    recent_losses: list[float] = field(default_factory=list)
 
     @classmethod
     def from_document(cls, document: dict[str, Any], metric: str) -> "Progress":
@@ -50,7 +56,7 @@ class Progress:
         progress = cls(**{field.name: document[field.name] for field in fields(cls)})
         if document["metric"] == metric:
             return progress
-        return cls(step=progress.step, target_tokens=progress.target_tokens)
+        return replace(progress, score=None, best_score=None, best_step=None, evaluations_since_best=0)
 
     def judge(self, score: float) -> bool:
         """Takes note of an evaluation's score; whether it is the best so far."""
@@ -74,13 +80,18 @@ def training_loss(label_smoothing: float, device: torch.device) -> LossFunction:
 
 @dataclass(frozen=True)
 class Collaborators:
-    """What the loop works with, ready made."""
+    """What the loop works with, ready made.
+
+    `go_back` puts the engine, but not the data, where the newest checkpoint left it: a collective; None without one.
+    """
 
     engine: Engine
     data: TrainingData
     evaluator: Evaluator | None
     reporter: Reporter
     stop: StopRequest
+    watchdog: Watchdog
+    go_back: Callable[[], Progress | None]
 
 
 class Loop:
@@ -90,9 +101,11 @@ class Loop:
         self.config, self.progress = config, progress
         self.engine, self.data, self.reporter = parts.engine, parts.data, parts.reporter
         self._evaluator, self._stop = parts.evaluator, parts.stop
+        self._watchdog, self._go_back = parts.watchdog, parts.go_back
+        self._losses = LossWatch(config.bad_steps.spike_threshold, progress.recent_losses)
         self._loss = training_loss(config.optimizer.label_smoothing, parts.engine.device)
         self._meter = StepMeter(progress.step, config.run.max_steps)
-        self._skipped = self._failed_saves = 0
+        self._bad_steps = self._failed_saves = 0
         self._saved_step = progress.step
         self._saving_step, self._last_save = progress.step, time.monotonic()
         self._save_error: SaveFailed | None = None
@@ -102,7 +115,8 @@ class Loop:
     def run(self) -> str:
         """Why training ended: `FINISHED`, `EARLY_STOP` or the name of a signal. The last step is saved."""
         while (verdict := self._between_steps()) is None:
-            self._step()
+            if not self._step():
+                continue
             improved = self._due(self.config.evaluation.every_steps) and self._evaluate()
             if improved or self._due(self.config.checkpoint.every_steps):
                 self._save()
@@ -134,36 +148,67 @@ class Loop:
     def _due(self, every: int) -> bool:
         return self.progress.step % every == 0 or self.progress.step == self.config.run.max_steps
 
-    def _step(self) -> None:
+    def _step(self) -> bool:
+        """Makes a step; false where the run went back instead of on."""
         with self._meter.waiting_for_data():
             micro_batches = self.data.next_step()
         rate = learning_rate(self.config.optimizer, self.engine.num_updates + 1, self.config.run.max_steps)
-        result = self.engine.step(micro_batches, self._loss, rate)
+        rate *= self.progress.lr_scale
+        bound = self._losses.bound()
+        result = self.engine.step(micro_batches, self._loss, rate, bound)
+        self._watchdog.beat(self.progress.step + 1)
         self.progress.step += 1
         self.progress.score = None
         self.progress.target_tokens += result.num_target_tokens
         real, cells = (sum(counts) for counts in zip(*map(count_cells, micro_batches), strict=True))
         self._meter.add_step(result.num_target_tokens, real, cells)
-        self._watch(result, micro_batches)
         self.reporter.step(self.progress.step)
         if self.progress.step == 1 or self._due(self.config.tracking.every_steps):
             self._report(result, rate)
-
-    def _watch(self, result: StepResult, micro_batches: list[MicroBatch]) -> None:
-        """Says which data a skipped step came from and ends a run that has come to skip every step."""
-        self._skipped = self._skipped + 1 if result.skipped else 0
         if not result.skipped:
-            return
-        indices = sorted(index for part in self.engine.gather([m.index for m in micro_batches]) for index in part)
-        self.reporter.event(self.progress.step, "skipped", f"gradients not finite; micro-batches {indices}")
-        if self._skipped >= MAX_SKIPPED_STEPS:
-            if self._saver.busy:
-                self._advance_save(to_the_end=True)
-            raise UserError(
-                f"training has diverged: {self._skipped} steps in a row up to step {self.progress.step} had gradients "
-                f"that are not finite; lower `optimizer.peak_lr` ({self.config.optimizer.peak_lr}) and start the same "
-                f"command again: it goes on from the newest checkpoint."
-            )
+            self._bad_steps = 0
+            self._losses.add(result.loss)
+            return True
+        self._skipped(result, bound, micro_batches)
+        if self._bad_steps < self.config.bad_steps.max_in_a_row:
+            return True
+        self._roll_back()
+        return False
+
+    def _skipped(self, result: StepResult, bound: float | None, micro_batches: list[MicroBatch]) -> None:
+        """Says which data a skipped step came from."""
+        self._bad_steps += 1
+        found = self.engine.gather([[m.index, m.lane] for m in micro_batches])
+        where = ", ".join(f"{index} (lane {lane})" for index, lane in sorted(pair for part in found for pair in part))
+        spike = bound is not None and result.loss > bound
+        why = f"loss {result.loss:.4g} above {bound:.4g}" if spike else "gradients not finite"
+        self.reporter.event(self.progress.step, "skipped", f"{why}; micro-batches {where}")
+
+    def _roll_back(self) -> None:
+        """To the newest checkpoint, but on with the data: what was read since is passed over."""
+        if self._saver.busy:
+            self._advance_save(to_the_end=True)
+        diverged_at, rollbacks = self.progress.step, self.progress.rollbacks
+        progress = self._go_back() if rollbacks < self.config.bad_steps.max_rollbacks else None
+        if progress is None:
+            self._diverged()
+        progress.rollbacks = rollbacks + 1
+        progress.lr_scale = self.progress.lr_scale * self.config.bad_steps.lr_factor
+        self._losses = LossWatch(self.config.bad_steps.spike_threshold, progress.recent_losses)
+        self.progress, self._bad_steps, self._saved_step = progress, 0, -1
+        self._meter = StepMeter(progress.step, self.config.run.max_steps)
+        detail = f"from step {diverged_at}; its data is passed over, learning rate times {progress.lr_scale:g}"
+        self.reporter.rolled_back(progress.step, detail)
+        # At once, or a kill before the next save would bring the bad data back.
+        self._save()
+
+    def _diverged(self) -> NoReturn:
+        raise UserError(
+            f"training has diverged: {self._bad_steps} steps in a row up to step {self.progress.step} could not be "
+            f"learnt from, after {self.progress.rollbacks} rollbacks; lower `optimizer.peak_lr` "
+            f"({self.config.optimizer.peak_lr}) and start the same command again: it goes on from the newest "
+            f"checkpoint."
+        )
 
     def _report(self, result: StepResult, rate: float) -> None:
         memory = max(self.engine.gather(self.engine.peak_memory()))
@@ -175,7 +220,7 @@ class Loop:
         """Validates on all ranks; whether the score is the best so far (never without validation sets)."""
         if self._evaluator is None:
             return False
-        with self._meter.outside_training():
+        with self._meter.outside_training(), self._watchdog.phase("validation"):
             results = self._evaluator.evaluate(self.engine)
         improved = self.progress.judge(_score(results[0], self.config.evaluation.metric))
         for number, result in enumerate(results):
@@ -186,7 +231,7 @@ class Loop:
 
     def _save(self, last: bool = False) -> None:
         """Begins to save this step, after the save before it has ended; the `last` one is waited for."""
-        with self._meter.outside_training():
+        with self._meter.outside_training(), self._watchdog.phase("saving"):
             if self._saver.busy and self._saving_step != self.progress.step:
                 self._advance_save(to_the_end=True)
             if not self._saver.busy and self._saved_step != self.progress.step:
@@ -211,6 +256,7 @@ class Loop:
             self.reporter.event(saved.step, "old checkpoint not removed", saved.complaint)
 
     def _documents(self) -> dict[str, Any]:
+        self.progress.recent_losses = self._losses.losses
         trainer = asdict(self.progress) | {"num_updates": self.engine.num_updates}
         trainer |= {"metric": self.config.evaluation.metric}
         trainer |= {"world_size": self.engine.world_size, "engine": self.config.engine.kind}

@@ -57,6 +57,12 @@ class MetricsFile:
             os.ftruncate(self._file.fileno(), size)
             raise UserError(self._refusal("no space left"))
 
+    def drop_after(self, step: int) -> None:
+        """Takes out what was recorded beyond `step`, except events."""
+        self._file.close()
+        _drop_after(self.path, step)
+        self._file = self.path.open("ab", buffering=0)
+
     def close(self) -> None:
         self._file.close()
 

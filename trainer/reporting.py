@@ -39,6 +39,12 @@ class Reporter:
         self._record("event", {"step": step, "event": event, "detail": detail})
         self._console.message(f"step {step}: {event}: {detail}")
 
+    def rolled_back(self, step: int, detail: str) -> None:
+        """The run stands at `step` again, and makes the steps after it anew."""
+        if self._metrics:
+            self._metrics.drop_after(step)
+        self.event(step, "rolled back", detail)
+
     def finish(self, step: int, outcome: str, best: str | None) -> None:
         self._record("event", {"step": step, "event": "ended", "detail": outcome})
         self._console.finish(step, self._facts, best, outcome)

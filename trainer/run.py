@@ -2,8 +2,10 @@
 
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,12 +33,14 @@ from trainer.reporting import Reporter
 from trainer.run_directory import metrics_path, owning, prepare
 from trainer.signals import StopRequest
 from trainer.tracking import create_tracker
+from trainer.watchdog import Watchdog, end_process
 
 
-def train(config: Config) -> str:
+def train(config: Config, give_up: Callable[[str], None] = end_process) -> str:
     """One process's part of training, from the newest checkpoint where there is one; why training ended.
 
-    The launcher's environment says which process this is. Raises UserError for the user's mistakes.
+    The launcher's environment says which process this is. `give_up` is told why when this process hangs and must end
+    it. Raises UserError for the user's mistakes.
     """
     rank, world_size = rank_and_world_size()
     check_world_size(config.data, world_size)
@@ -48,12 +52,12 @@ def train(config: Config) -> str:
     stop = StopRequest().install()  # until here there is nothing to save, and a signal ends the process
     try:
         with owning(config.run.directory) if rank == 0 else nullcontext():
-            return _train(config, prepared, stop)
+            return _train(config, prepared, stop, give_up)
     finally:
         processes.leave()
 
 
-def _train(config: Config, prepared: Prepared, stop: StopRequest) -> str:
+def _train(config: Config, prepared: Prepared, stop: StopRequest, give_up: Callable[[str], None]) -> str:
     model = build_model(config, prepared.tokenizer)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = create_engine(model, config.engine, config.optimizer)
@@ -61,15 +65,18 @@ def _train(config: Config, prepared: Prepared, stop: StopRequest) -> str:
     resumed = newest_verified(engine, Path(config.run.directory))
     progress = restore(resumed, config, engine, data) if resumed else Progress()
     reporter = _reporter(config, engine, prepared, progress.step, num_parameters)
+    watchdog = Watchdog(Path(config.run.directory), engine.rank, config.hang, give_up).start(progress.step)
     outcome: Verdict = "failed"
     try:
         reporter.start()
-        parts = Collaborators(engine, data, _evaluator(config, prepared.tokenizer), reporter, stop)
+        evaluator = _evaluator(config, prepared.tokenizer)
+        parts = Collaborators(engine, data, evaluator, reporter, stop, watchdog, partial(_go_back, config, engine))
         verdict = Loop(config, parts, progress).run()
         reporter.finish(progress.step, verdict, _best(config, progress))
         outcome = "interrupted" if verdict in signal.Signals.__members__ else "finished"
         return verdict
     finally:
+        watchdog.close()
         data.close()
         reporter.close(outcome)
         engine.close()
@@ -141,10 +148,19 @@ def _set_aside(damaged: dict[Path, str]) -> None:
         print(f"the checkpoint {path} is damaged: {problems}; it is now {aside.name}", file=sys.stderr)
 
 
+def _go_back(config: Config, engine: Engine) -> Progress | None:
+    path = newest_verified(engine, Path(config.run.directory))
+    return _restore_engine(path, config, engine) if path else None
+
+
 def restore(path: Path, config: Config, engine: Engine, data: TrainingData) -> Progress:
     """Puts engine and data where the checkpoint left them, whatever ranks and engine wrote it."""
-    engine.load_fragments(checkpoint.fragment_files(path))
     data.load_state(checkpoint.read_document(path, "lanes.json"))
+    return _restore_engine(path, config, engine)
+
+
+def _restore_engine(path: Path, config: Config, engine: Engine) -> Progress:
+    engine.load_fragments(checkpoint.fragment_files(path))
     return Progress.from_document(checkpoint.read_document(path, "trainer.json"), config.evaluation.metric)
 
 

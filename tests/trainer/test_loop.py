@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trainer import checkpoint
-from trainer.config import CheckpointConfig, Config, EvaluationConfig, RunConfig, TrackingConfig
+from trainer.config import BadStepsConfig, CheckpointConfig, Config, EvaluationConfig, RunConfig, TrackingConfig
 from trainer.data.packing import MicroBatch, SpecialIds, pack
 from trainer.data.sentences import Side
 from trainer.engine.base import Fragment, StepResult
@@ -18,6 +18,7 @@ from trainer.errors import UserError
 from trainer.fragments import HostCopy
 from trainer.loop import Collaborators, Loop, Progress
 from trainer.signals import StopRequest
+from trainer.watchdog import Watchdog
 
 SENTENCE = Side(np.array([5, 6, 7, 3]), np.array([4]))
 BATCH = MicroBatch(pack(SENTENCE, SENTENCE, SpecialIds(0, 2)), 3, 0, 1, (np.zeros(1, int), np.zeros(1, int)))
@@ -29,7 +30,7 @@ class FakeEngine:
     def __init__(self, skipped: set[int] = frozenset()) -> None:  # type: ignore[assignment]
         self.calls, self.rates, self.skipped = 0, list[float](), skipped
 
-    def step(self, micro_batches: Any, loss_fn: Any, lr: float) -> StepResult:
+    def step(self, micro_batches: Any, loss_fn: Any, lr: float, max_loss: float | None = None) -> StepResult:
         self.calls += 1
         self.rates.append(lr)
         skipped = self.calls in self.skipped
@@ -74,6 +75,9 @@ class FakeReporter:
     def step(self, step: int) -> None:
         pass
 
+    def rolled_back(self, step: int, detail: str) -> None:
+        self.events.append((step, "rolled back", detail))
+
 
 class FakeEvaluator:
     """Gives the scores one after the other."""
@@ -86,6 +90,7 @@ class FakeEvaluator:
 
 
 def make_loop(tmp_path: Path, engine: FakeEngine, evaluator: Any = None, **changes: Any) -> Loop:
+    changes_go_back = changes.pop("go_back", None)
     config = Config(
         run=RunConfig(directory=str(tmp_path), max_steps=changes.pop("max_steps", 6)),
         checkpoint=CheckpointConfig(every_steps=2, keep_last=10),
@@ -93,8 +98,10 @@ def make_loop(tmp_path: Path, engine: FakeEngine, evaluator: Any = None, **chang
         tracking=TrackingConfig(every_steps=1),
     )
     config = dataclasses.replace(config, **changes)
+    watchdog = Watchdog(tmp_path, 0, config.hang, lambda message: None)
+    go_back = changes_go_back or (lambda: None)
     parts: Any = Collaborators(
-        cast(Any, engine), cast(Any, FakeData()), evaluator, cast(Any, FakeReporter()), StopRequest()
+        cast(Any, engine), cast(Any, FakeData()), evaluator, cast(Any, FakeReporter()), StopRequest(), watchdog, go_back
     )
     return Loop(config, parts, Progress())
 
@@ -114,15 +121,58 @@ def test_a_skipped_step_is_told_and_does_not_advance_the_rate(tmp_path: Path) ->
     engine = FakeEngine(skipped={3})
     loop = make_loop(tmp_path, engine)
     loop.run()
-    assert (3, "skipped", "gradients not finite; micro-batches [3]") in events(loop)
+    assert (3, "skipped", "gradients not finite; micro-batches 3 (lane 0)") in events(loop)
     assert engine.rates[3] == engine.rates[2]
     assert engine.rates[4] > engine.rates[3]
 
 
 def test_a_run_that_only_skips_ends_with_a_verdict(tmp_path: Path) -> None:
     loop = make_loop(tmp_path, FakeEngine(skipped=set(range(1, 100))), max_steps=50)
-    with pytest.raises(UserError, match="diverged: 20 steps in a row up to step 20"):
+    with pytest.raises(UserError, match=r"diverged: 20 steps in a row up to step 20 .* after 0 rollbacks"):
         loop.run()
+
+
+def test_after_bad_steps_in_a_row_it_goes_back_and_on_with_the_data(tmp_path: Path) -> None:
+    engine = FakeEngine(skipped={4, 5, 6})
+    back = [Progress(step=2, target_tokens=10), Progress(step=2, target_tokens=10)]
+    bad_steps = BadStepsConfig(max_in_a_row=3, lr_factor=0.5, max_rollbacks=1)
+    loop = make_loop(tmp_path, engine, bad_steps=bad_steps, go_back=lambda: back.pop())
+    assert loop.run() == "finished"
+    assert (2, "rolled back", "from step 6; its data is passed over, learning rate times 0.5") in events(loop)
+    assert engine.calls == 6 + 4
+    assert engine.rates[6] == pytest.approx(engine.rates[3] / 2)
+    saved = checkpoint.read_document(checkpoint.list_checkpoints(tmp_path)[0], "trainer.json")
+    assert (saved["step"], saved["rollbacks"], saved["lr_scale"]) == (2, 1, 0.5)
+
+
+def test_rollbacks_are_counted_and_end(tmp_path: Path) -> None:
+    bad_steps = BadStepsConfig(max_in_a_row=3, max_rollbacks=2)
+    engine = FakeEngine(skipped=set(range(3, 100)))
+    loop = make_loop(tmp_path, engine, bad_steps=bad_steps, go_back=lambda: Progress(step=2))
+    with pytest.raises(UserError, match=r"3 steps in a row up to step 5 .* after 2 rollbacks"):
+        loop.run()
+
+
+def test_a_loss_far_above_the_others_is_skipped_if_configured(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    bounds: list[float | None] = []
+
+    def step(micro_batches: Any, loss_fn: Any, lr: float, max_loss: float | None) -> StepResult:
+        engine.calls += 1
+        bounds.append(max_loss)
+        loss = 30.0 if engine.calls == 40 else 5.0 + 0.1 * (engine.calls % 3)
+        skipped = max_loss is not None and loss > max_loss
+        engine.num_updates += not skipped
+        return StepResult(loss, loss, 5, 0.5, skipped)
+
+    engine.step = step  # type: ignore[method-assign]
+    loop = make_loop(tmp_path, engine, max_steps=50, bad_steps=BadStepsConfig(spike_threshold=8.0))
+    loop.run()
+    assert [(step, event) for step, event, _ in events(loop) if event != "saved"] == [(40, "skipped")]
+    assert all(bound is None for bound in bounds[:20])
+    assert bounds[40] == pytest.approx(5.1 + 8 * 1.4826 * 0.1)
+    newest = checkpoint.list_checkpoints(tmp_path)[-1]
+    assert len(checkpoint.read_document(newest, "trainer.json")["recent_losses"]) == 49
 
 
 def test_the_best_is_saved_at_once_and_patience_ends_the_run(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from trainer.engine.accumulation import AccumulatingEngine
-from trainer.engine.base import FragmentReader, LossFunction, LossSums, MicroBatch
+from trainer.engine.accumulation import AccumulatingEngine, ScaledLoss
+from trainer.engine.base import FragmentReader, LossFunction, MicroBatch
 from trainer.engine.config import EngineConfig, OptimizerConfig
 from trainer.engine.fragments import Slice, write_slices
 from trainer.engine.optimizer import build_optimizer
@@ -61,13 +61,11 @@ class AccelerateEngine(AccumulatingEngine):
     def _optimizer(self) -> torch.optim.Optimizer:
         return self._adamw
 
-    def _backward(self, micro_batch: MicroBatch, loss_fn: LossFunction, scale: float, last: bool) -> LossSums:
+    def _backward(self, micro_batch: MicroBatch, loss_fn: LossFunction, scaled: ScaledLoss, last: bool) -> None:
         if not self._rehearsed:
             self._rehearse(micro_batch, loss_fn)
         with nullcontext() if last else self._accelerator.no_sync(self._model):
-            sums = loss_fn(self._model, micro_batch)
-            self._accelerator.backward(sums.loss * scale)
-        return sums
+            self._accelerator.backward(scaled(loss_fn(self._model, micro_batch)))
 
     def _rehearse(self, micro_batch: MicroBatch, loss_fn: LossFunction) -> None:
         """One backward whose gradients are dropped.

@@ -2,8 +2,9 @@
 
 import resource
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from math import inf, isfinite
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from math import inf, isfinite, nan
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 from trainer.engine.base import Fragment, LossFunction, LossSums, MicroBatch, StepResult
 from trainer.engine.fragments import Slice, read_slices
 from trainer.engine.process_group import ProcessGroup
+
+ScaledLoss = Callable[[LossSums], Tensor]
+"""What to take the gradient of, once the sums of a micro-batch are known."""
 
 
 class AccumulatingEngine(ABC):
@@ -24,23 +28,33 @@ class AccumulatingEngine(ABC):
         self.device = device
         self.num_updates = 0
 
-    def step(self, micro_batches: Sequence[MicroBatch], loss_fn: LossFunction, lr: float) -> StepResult:
+    def step(
+        self, micro_batches: Sequence[MicroBatch], loss_fn: LossFunction, lr: float, max_loss: float | None = None
+    ) -> StepResult:
         """See `Engine.step`. Both libraries average gradients over ranks, hence the factor `world_size`."""
         counted = self.sum([sum(micro_batch.num_target_tokens for micro_batch in micro_batches)])
         num_target_tokens = int(counted[0])
         assert num_target_tokens > 0, "a step without target tokens"
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)
         for number, micro_batch in enumerate(micro_batches, start=1):
-            sums = self._backward(
-                micro_batch, loss_fn, self.world_size / num_target_tokens, number == len(micro_batches)
-            )
-            totals += torch.stack([sums.loss.detach(), sums.nll.detach()])
+            is_last = number == len(micro_batches)
+            bound = max_loss if is_last else None
+            scaled = partial(self._scaled, totals=totals, num_target_tokens=num_target_tokens, max_loss=bound)
+            self._backward(micro_batch, loss_fn, scaled, is_last)
         grad_norm = self._update(lr)
         # After the update, so that a GPU does not stand still while the hosts add up.
         loss, nll = (total / num_target_tokens for total in self.sum(totals.tolist()))
         skipped = not isfinite(grad_norm)
         self.num_updates += 0 if skipped else 1
         return StepResult(loss, nll, num_target_tokens, inf if skipped else grad_norm, skipped)
+
+    def _scaled(self, sums: LossSums, totals: Tensor, num_target_tokens: int, max_loss: float | None) -> Tensor:
+        """What to take the gradient of; adds the micro-batch to `totals`, this rank's sums of loss and nll."""
+        totals += torch.stack([sums.loss.detach(), sums.nll.detach()])
+        if max_loss is not None and self.sum([totals[0].item()])[0] / num_target_tokens > max_loss:
+            # Gradients that are no numbers make every engine drop the whole step, the earlier micro-batches too.
+            return sums.loss * nan
+        return sums.loss * (self.world_size / num_target_tokens)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         return self._processes.sum(values)
@@ -69,8 +83,8 @@ class AccumulatingEngine(ABC):
         """The AdamW whose state holds the moments."""
 
     @abstractmethod
-    def _backward(self, micro_batch: MicroBatch, loss_fn: LossFunction, scale: float, last: bool) -> LossSums:
-        """Adds the gradient of `scale` times the loss sum; after the `last` of a step, gradients may be reduced."""
+    def _backward(self, micro_batch: MicroBatch, loss_fn: LossFunction, scaled: ScaledLoss, last: bool) -> None:
+        """Adds the gradient of the scaled loss; after the `last` of a step, gradients may be reduced."""
 
     @abstractmethod
     def _update(self, lr: float) -> float:

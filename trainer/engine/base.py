@@ -38,7 +38,7 @@ class StepResult:
     """One optimizer step over all ranks; `loss` and `nll` are means per target token.
 
     `grad_norm` is the global norm before clipping. `skipped` is true on every rank where the gradients of any rank
-    were not finite: weights and moments are then untouched.
+    were not finite or the loss was above the bound: weights and moments are then untouched.
     """
 
     loss: float
@@ -85,8 +85,10 @@ class Engine(Protocol):
     device: torch.device
     num_updates: int
 
-    def step(self, micro_batches: Sequence[MicroBatch], loss_fn: LossFunction, lr: float) -> StepResult:
-        """One optimizer step from this rank's micro-batches (as many on every rank)."""
+    def step(
+        self, micro_batches: Sequence[MicroBatch], loss_fn: LossFunction, lr: float, max_loss: float | None = None
+    ) -> StepResult:
+        """One optimizer step from this rank's micro-batches (as many on every rank), skipped above `max_loss`."""
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Element-wise sum over ranks, in float64, the same on every rank."""

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.engine.accumulation import AccumulatingEngine
-from trainer.engine.base import FragmentReader, LossFunction, LossSums, MicroBatch
+from trainer.engine.accumulation import AccumulatingEngine, ScaledLoss
+from trainer.engine.base import FragmentReader, LossFunction, MicroBatch
 from trainer.engine.config import EngineConfig, OptimizerConfig
 from trainer.engine.deepspeed_config import STAGES, deepspeed_config
 from trainer.engine.fragments import Slice, write_slices
@@ -74,10 +74,8 @@ class DeepSpeedEngine(AccumulatingEngine):
     def _optimizer(self) -> torch.optim.Optimizer:
         return self._zero.optimizer
 
-    def _backward(self, micro_batch: MicroBatch, loss_fn: LossFunction, scale: float, last: bool) -> LossSums:
-        sums = loss_fn(self._engine, micro_batch)
-        self._engine.backward(sums.loss * scale, scale_wrt_gas=False)
-        return sums
+    def _backward(self, micro_batch: MicroBatch, loss_fn: LossFunction, scaled: ScaledLoss, last: bool) -> None:
+        self._engine.backward(scaled(loss_fn(self._engine, micro_batch)), scale_wrt_gas=False)
 
     def _update(self, lr: float) -> float:
         for group in self._zero.param_groups:

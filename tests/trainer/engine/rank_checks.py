@@ -57,6 +57,7 @@ class Resumption:
     untrained: MemoryReader
     saved: MemoryReader
     poisoned: StepResult
+    spiked: StepResult
     after_poison: MemoryReader
     continued: list[StepResult]
     at_the_end: MemoryReader
@@ -72,8 +73,10 @@ def steps(engine: Engine, numbers: Sequence[int]) -> list[StepResult]:
     return [_step(engine, batches_of_step, toy_loss, number) for number in numbers]
 
 
-def _step(engine: Engine, batches: Callable[[int], list[Any]], loss_fn: Any, number: int) -> StepResult:
-    return engine.step(batches(number)[engine.rank :: engine.world_size], loss_fn, LEARNING_RATE)
+def _step(
+    engine: Engine, batches: Callable[[int], list[Any]], loss_fn: Any, number: int, max_loss: float | None = None
+) -> StepResult:
+    return engine.step(batches(number)[engine.rank :: engine.world_size], loss_fn, LEARNING_RATE, max_loss)
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def _resume(mode: Mode, foreign: MemoryReader) -> Resumption:
     saved = save(engine)
     last_rank = engine.rank == engine.world_size - 1
     poisoned = _step(engine, batches_of_step, _poisoned_loss if last_rank else toy_loss, 99)
+    spiked = _step(engine, batches_of_step, toy_loss, 98, max_loss=-math.inf)
     after_poison = save(engine)
     continued, at_the_end = steps(engine, rest), save(engine)
     engine.close()
@@ -135,7 +139,7 @@ def _resume(mode: Mode, foreign: MemoryReader) -> Resumption:
     foreign_loaded, foreign_resumed = save(engine), steps(engine, rest)
     engine.close()
     return Resumption(
-        untrained, saved, poisoned, after_poison, continued, at_the_end,
+        untrained, saved, poisoned, spiked, after_poison, continued, at_the_end,
         loaded, resumed, resumed_at_the_end, foreign_loaded, foreign_resumed,
     )  # fmt: skip
 

@@ -117,6 +117,8 @@ def test_a_nan_on_one_rank_is_skipped_by_all(reports: Reports, mode: Mode) -> No
         found = report.resumption[mode]
         assert found.poisoned.skipped
         assert found.poisoned.grad_norm == math.inf
+        assert found.spiked.skipped
+        assert math.isfinite(found.spiked.loss)
         assert found.after_poison.equals(found.saved)
         assert found.after_poison.num_updates == found.saved.num_updates == checks.SAVE_AFTER
         assert not any(result.skipped for result in found.continued)

@@ -1,0 +1,63 @@
+"""A rank that hangs is noticed, leaves its stacks behind and ends the job."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from trainer import watchdog
+from trainer.config import HangConfig
+from trainer.watchdog import Watchdog
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_SECONDS_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr(watchdog, "_SECONDS_BETWEEN_HEARTBEATS", 0.02)
+
+
+def test_silence_ends_the_job_and_shows_where_it_hung(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    said, heard = list[str](), threading.Event()
+
+    def give_up(message: str) -> None:
+        said.append(message)
+        heard.set()
+
+    dog = Watchdog(tmp_path, 3, HangConfig(factor=2, minutes=0.2 / 60), give_up).start(7)
+    assert heard.wait(5)
+    dog.close()
+    assert "rank 3" in said[0]
+    assert "no progress for 0 s after step 7 (start)" in said[0]
+    stacks = (tmp_path / "heartbeats" / "rank-00003.stacks").read_text()
+    assert "test_silence_ends_the_job" in stacks
+    assert "test_silence_ends_the_job" in capfd.readouterr().err
+
+
+def test_a_rank_that_steps_is_left_alone_and_its_heartbeat_tells_where_it_is(tmp_path: Path) -> None:
+    said: list[str] = []
+    dog = Watchdog(tmp_path, 0, HangConfig(factor=2, minutes=0.3 / 60), said.append).start(0)
+    for step in range(1, 12):
+        time.sleep(0.05)
+        dog.beat(step)
+    beat = json.loads((tmp_path / "heartbeats" / "rank-00000.json").read_text())
+    dog.close()
+    assert said == []
+    assert beat["phase"] == "training"
+    assert 0 < beat["step"] <= 11
+
+
+def test_slow_steps_raise_the_limit_and_long_phases_do_not_count_as_steps(tmp_path: Path) -> None:
+    dog = Watchdog(tmp_path, 0, HangConfig(factor=10, minutes=0.001), print)
+    assert dog.limit == pytest.approx(0.06)
+    for step in range(1, 5):
+        time.sleep(0.02)
+        dog.beat(step)
+    assert dog.limit > 0.15
+    with dog.phase("validation"):
+        assert dog.limit == pytest.approx(0.06)
+        time.sleep(0.3)
+    dog.beat(5)
+    dog.beat(6)
+    assert dog.limit < 0.4

@@ -1,0 +1,34 @@
+"""What loss is too high to learn from: a bound from the steps before."""
+
+import statistics
+from collections import deque
+from collections.abc import Iterable
+
+HISTORY = 100  # steps that the bound looks back on
+_LEAST = 20  # steps before there is a bound
+_NORMAL = 1.4826  # median absolute deviation to standard deviation, of a normal distribution
+
+
+class LossWatch:
+    """Keeps the losses of the last steps that were applied; of `threshold` None there is never a bound."""
+
+    def __init__(self, threshold: float | None, losses: Iterable[float] = ()) -> None:
+        self._threshold = threshold
+        self._losses = deque(losses, maxlen=HISTORY)
+
+    @property
+    def losses(self) -> list[float]:
+        """What a resumed run needs to come to the same verdicts."""
+        return list(self._losses) if self._threshold is not None else []
+
+    def bound(self) -> float | None:
+        """The loss above which a step is a spike: `threshold` robust standard deviations above the median."""
+        if self._threshold is None or len(self._losses) < _LEAST:
+            return None
+        median = statistics.median(self._losses)
+        deviation = statistics.median(abs(loss - median) for loss in self._losses)
+        return median + self._threshold * _NORMAL * deviation
+
+    def add(self, loss: float) -> None:
+        """Takes note of a step that was applied."""
+        self._losses.append(loss)

@@ -1,0 +1,113 @@
+"""Notices a rank that makes no progress and ends the job, so that a launcher can start it again.
+
+    RUN/heartbeats/rank-00003.json   {"step", "phase", "time", "host", "pid"}, rewritten every few seconds
+    RUN/heartbeats/rank-00003.stacks all threads' stacks, written by a rank that hung
+
+A rank that waits for another inside a collective hangs as well: the stacks of all ranks tell who waited for whom.
+"""
+
+import faulthandler
+import json
+import os
+import socket
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from trainer.config import HangConfig
+
+HEARTBEATS = "heartbeats"
+_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_HEARTBEATS = 10.0
+_USUAL_OF = 50  # steps
+
+
+def end_process(message: str) -> None:
+    """Says why and ends the process, whatever its other threads are stuck in."""
+    print(message, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+class Watchdog:
+    """Watches one rank from a thread; `beat` says that a step is done. `give_up` gets the message and ends the process.
+
+    Until two steps are done, and in a longer phase such as validation, only `minutes` counts.
+    """
+
+    def __init__(self, run_directory: Path, rank: int, config: HangConfig, give_up: Callable[[str], None]) -> None:
+        self._stem = run_directory / HEARTBEATS / f"rank-{rank:05d}"
+        self._rank, self._config, self._give_up = rank, config, give_up
+        self._step_seconds: deque[float] = deque(maxlen=_USUAL_OF)
+        self._step, self._phase = 0, "start"
+        self._last = time.monotonic()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def start(self, step: int) -> "Watchdog":
+        """Begins to watch a run that stands at `step`."""
+        self._step, self._last = step, time.monotonic()
+        self._stem.parent.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+        return self
+
+    def beat(self, step: int) -> None:
+        """A step is done."""
+        now = time.monotonic()
+        if self._phase == "training":
+            self._step_seconds.append(now - self._last)
+        self._step, self._phase, self._last = step, "training", now
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Work between two steps, which takes longer than a step and is not counted as one."""
+        self._phase, self._last = name, time.monotonic()
+        yield
+        self._phase, self._last = f"after {name}", time.monotonic()
+
+    def close(self) -> None:
+        """Ends the watch."""
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def limit(self) -> float:
+        """Seconds without progress after which the rank counts as hung."""
+        least = 60 * self._config.minutes
+        if self._phase != "training" or len(self._step_seconds) < 2:
+            return least
+        return max(least, self._config.factor * statistics.median(self._step_seconds))
+
+    def _watch(self) -> None:
+        next_heartbeat = 0.0
+        while not self._closed.wait(_SECONDS_BETWEEN_LOOKS):
+            now = time.monotonic()
+            if now >= next_heartbeat:
+                next_heartbeat = now + _SECONDS_BETWEEN_HEARTBEATS
+                self._write_heartbeat()
+            if now - self._last > self.limit:
+                self._end(now - self._last)
+                return
+
+    def _write_heartbeat(self) -> None:
+        beat = {"step": self._step, "phase": self._phase, "time": time.time()}
+        temporary = self._stem.with_suffix(".tmp")
+        with suppress(OSError):  # a full disk is no hang
+            temporary.write_text(json.dumps(beat | {"host": socket.gethostname(), "pid": os.getpid()}))
+            temporary.replace(self._stem.with_suffix(".json"))
+
+    def _end(self, seconds: float) -> None:
+        stacks = self._stem.with_suffix(".stacks")
+        faulthandler.dump_traceback(sys.stderr)
+        with suppress(OSError), stacks.open("w") as file:
+            faulthandler.dump_traceback(file)
+        self._give_up(
+            f"dragoman: rank {self._rank} on {socket.gethostname()} has made no progress for {seconds:.0f} s after "
+            f"step {self._step} ({self._phase}); the stacks of its threads are in {stacks}. The same command goes on "
+            "from the newest checkpoint; `hang.minutes` and `hang.factor` bound how long a rank may be silent."
+        )
