@@ -13,7 +13,8 @@ from pathlib import Path
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.progress import show_progress
 from trainer.data.sources import Block, check_sources, corpus_name, corpus_place, read_pairs, source_identity
-from trainer.data.store import Store, publish_file, writing_store
+from trainer.data.publishing import publish_file
+from trainer.data.store import Store, writing_store
 from trainer.data.tokenizer import Tokenizer, train_tokenizer
 from trainer.data.validation import copy_validation
 from trainer.errors import UserError

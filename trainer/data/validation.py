@@ -13,9 +13,9 @@ from model.batch import PackedBatch
 from trainer.data.config import CorpusConfig
 from trainer.data.feed import Share
 from trainer.data.packing import SpecialIds, pack
+from trainer.data.publishing import publish_file
 from trainer.data.sentences import Side
 from trainer.data.sources import corpus_name, read_pairs, source_identity
-from trainer.data.store import publish_file
 from trainer.data.tokenizer import Tokenizer
 
 IdPair = tuple[list[int], list[int]]
