@@ -34,11 +34,19 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tokenizer.character_coverage": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
     "tokenizer.max_training_pairs": _at_least(1),
     "data.train": (bool, "a list of at least one corpus"),
+    "data.temperature": _POSITIVE,
+    "data.filters.max_length_ratio": _at_least(1),
+    "data.filters.min_letters": (lambda value: 0 <= value <= 1, "at least 0 and at most 1, or null"),
+    "data.filters.language_id": (
+        lambda value: all(value.rpartition(":")[::2]),
+        "the address of a function, module:function or path/file.py:function",
+    ),
     "data.max_length": (lambda value: value >= 2, "at least 2 (one piece and the end of the sentence)"),
     "data.micro_batches_per_step": _at_least(1),
     "data.num_lanes": _at_least(1),
     "data.window": _at_least(1),
     "data.prefetch": _at_least(0),
+    "data.workers": _at_least(1),
     "optimizer.peak_lr": _POSITIVE,
     "optimizer.final_lr": _at_least(0),
     "optimizer.betas": (lambda values: all(0 <= value < 1 for value in values), "two numbers in [0, 1)"),
@@ -76,6 +84,7 @@ def check_rules(config: Config) -> None:
     _check_model(config)
     _check_batches(config)
     _check_corpora(config)
+    _check_filters(config)
     _check_schedule(config)
     _check_engine(config)
     _check_evaluation(config)
@@ -137,6 +146,16 @@ def _check_corpus(path: str, corpus: CorpusConfig) -> None:
         )
     if corpus.limit is not None and corpus.limit < 1:
         raise UserError(f"`{path}.limit` must be at least 1, or null for all pairs, but is {corpus.limit}.")
+
+
+def _check_filters(config: Config) -> None:
+    filters = config.data.filters
+    if (filters.language_id is None) != (filters.languages is None):
+        missing, given = ("languages", "language_id") if filters.languages is None else ("language_id", "languages")
+        raise UserError(
+            f"`data.filters.{missing}` must be given where `data.filters.{given}` is: language_id tells the language "
+            "of a text, languages = [source, target] are those that pairs must have."
+        )
 
 
 def _check_schedule(config: Config) -> None:

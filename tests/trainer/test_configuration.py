@@ -135,6 +135,15 @@ def test_what_is_required_is_asked_for(path: Path) -> None:
         (["data.train=[{source: a}]"], "data.train.0.target", "missing"),
         (["data.train=[{hub: a/b}]"], "data.train.0.languages", "missing"),
         (["data.valid=[{builtin: a, name: x}, {builtin: b, name: x}]"], "data.valid", "'x'"),
+        (["data.temperature=0"], "data.temperature", "0"),
+        (["data.workers=0"], "data.workers", "0"),
+        (["data.filters.max_length_ratio=0.9"], "data.filters.max_length_ratio", "0.9"),
+        (["data.filters.min_letters=1.1"], "data.filters.min_letters", "1.1"),
+        (["data.filters.min_letters=-0.1"], "data.filters.min_letters", "-0.1"),
+        (["data.filters.language_id=identify"], "data.filters.language_id", "'identify'"),
+        (["data.filters.language_id='identify.py:'"], "data.filters.language_id", "'identify.py:'"),
+        (["data.filters.language_id=a:b"], "data.filters.languages", "must be given"),
+        (["data.filters.languages=[en, de]"], "data.filters.language_id", "must be given"),
         (["model.d_model=130"], "model.d_model", "130"),
         (["model.d_model=15", "model.num_heads=1"], "model.d_model", "15"),
         (["model.dropout=1"], "model.dropout", "1"),
@@ -160,6 +169,17 @@ def test_a_broken_rule_names_the_setting_and_its_value(
     message = refusal(path, *overrides)
     assert message.startswith(f"`{setting}`")
     assert value in message
+
+
+def test_filters_at_their_bounds_and_switched_off_are_accepted(path: Path) -> None:
+    load(path, ["data.filters.max_length_ratio=1", "data.filters.min_letters=1"])
+    load(path, ["data.filters.min_letters=0", "data.filters.language_id='a/b.py:c'", "data.filters.languages=[en, de]"])
+    off = load(path, ["data.filters.max_length_ratio=null", "data.filters.min_letters=", "data.filters.copies=false"])
+    assert (off.data.filters.max_length_ratio, off.data.filters.min_letters, off.data.filters.copies) == (
+        None,
+        None,
+        False,
+    )
 
 
 def test_the_rule_of_the_token_budget_says_what_to_do(path: Path) -> None:
