@@ -1,26 +1,53 @@
-"""Text to token ids and back; the one door to `sentencepiece`."""
+"""Text to token ids and back; the one door to `sentencepiece`.
+
+Shape suffixes: N sentences, L their tokens.
+"""
 
 import hashlib
 import io
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import sentencepiece
+from numpy.typing import NDArray
+from sentencepiece import sentencepiece_model_pb2
 
 from trainer.data.config import TokenizerConfig
+from trainer.data.sentences import Side
 from trainer.errors import UserError
+
+JOINT_FILE, SOURCE_FILE, TARGET_FILE = "tokenizer.model", "tokenizer.source.model", "tokenizer.target.model"
+"""Where the models of a run or a model directory lie: the first, or the two others."""
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 """The special ids of every model that we train."""
 
 # A constant, because the number of threads decides the order of floating-point sums and with it the model.
 _TRAINING_THREADS = 16
+# SentencePiece takes seeds of 32 bits, and the highest of them for no seed at all.
+_NUM_SEEDS = np.uint64(2**32 - 1)
+# How often a segmentation that splits a user's symbol is drawn again before the best one is taken. With alpha 0.1 about
+# one draw in seven splits a given symbol.
+_MAX_DRAWS = 32
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """The ids that packing itself writes; bos is the target's."""
+
+    source_pad_id: int
+    target_pad_id: int
+    bos_id: int
 
 
 class Tokenizer:
-    """A SentencePiece model with its special ids.
+    """A SentencePiece model with its special ids; can be pickled.
 
     An existing model may lack bos or pad; they then get ids of their own after the last piece, so `vocab_size` can be
     larger than the number of pieces. A model without eos is refused: a sentence could never end.
@@ -60,6 +87,9 @@ class Tokenizer:
         except OSError as error:
             raise UserError(f"the tokenizer {path} cannot be read: {error.strerror}.") from error
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tokenizer, (self.model_bytes, self.path)
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the model's bytes: equal exactly where every text gets equal ids."""
@@ -69,14 +99,106 @@ class Tokenizer:
         """Ids of each line without bos and eos, on all cores; an empty or blank line gives an empty list."""
         return self._processor.encode(list(lines), out_type=int, num_threads=os.cpu_count() or 1) if lines else []
 
+    def encode_side(self, lines: Sequence[str | bytes]) -> Side:
+        """Ids (int32) of each line, eos at its end, on one thread; bytes are UTF-8."""
+        texts: Any = list(lines)
+        return _side(self._processor.encode(texts, out_type="numpy", add_eos=True, num_threads=1))
+
+    def sample_side(self, lines: Sequence[str | bytes], strength: float, seed_N: NDArray[np.uint64]) -> Side:
+        """Like `encode_side`, each line in a segmentation drawn by its own seed alone, the user's symbols unsplit.
+
+        `strength` as in `tokenizer.sampling`. The library keeps one seed for the whole process: no two threads at once.
+        """
+        draws = zip(lines, (seed_N % _NUM_SEEDS).tolist(), strict=True)
+        return _side([self._draw(line, strength, seed) for line, seed in draws])
+
+    def check_sampling(self) -> None:
+        """Raises UserError for a model whose kind knows only one segmentation of a sentence."""
+        if self._kind not in ("UNIGRAM", "BPE"):
+            raise UserError(
+                f"`tokenizer.sampling` must be null with {self.path}, which is a {self._kind} model and knows only one "
+                "segmentation of a sentence."
+            )
+
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Text of each sequence; special ids leave no trace in it."""
         num_pieces = self._processor.vocab_size()
         return [self._processor.decode([int(i) for i in sequence if i < num_pieces]) for sequence in ids]
 
+    def _draw(self, line: str | bytes, strength: float, seed: int) -> NDArray[np.int32]:
+        sentencepiece.set_random_generator_seed(seed)
+        for _ in range(_MAX_DRAWS):
+            token_L: NDArray[np.int32] = self._processor.encode(
+                line, out_type="numpy", add_eos=True, enable_sampling=True, nbest_size=-1, alpha=strength
+            )
+            if self._splittable_V is None or self._keeps_symbols(token_L, line, self._splittable_V):
+                return token_L
+        return self._processor.encode(line, out_type="numpy", add_eos=True)
+
+    def _keeps_symbols(self, token_L: NDArray[np.int32], line: str | bytes, symbol_V: NDArray[np.bool_]) -> bool:
+        best_L = self._processor.encode(line, out_type="numpy", add_eos=True)
+        return np.array_equal(token_L[symbol_V[token_L]], best_L[symbol_V[best_L]])
+
+    @cached_property
+    def _model(self) -> Any:
+        return sentencepiece_model_pb2.ModelProto.FromString(self.model_bytes)  # type: ignore[attr-defined]
+
+    @cached_property
+    def _kind(self) -> str:
+        trainer = self._model.trainer_spec
+        return trainer.ModelType.Name(trainer.model_type)
+
+    @cached_property
+    def _splittable_V(self) -> NDArray[np.bool_] | None:
+        """Which pieces are the user's symbols, where sampling may split them: a BPE model never does."""
+        is_symbol_V = np.array([piece.type == piece.USER_DEFINED for piece in self._model.pieces])
+        return is_symbol_V if self._kind == "UNIGRAM" and is_symbol_V.any() else None
+
+
+def _side(sentences: list[NDArray[np.int32]]) -> Side:
+    token_L = np.concatenate(sentences) if sentences else np.zeros(0, np.int32)
+    return Side(token_L, np.fromiter(map(len, sentences), np.int64, len(sentences)))
+
+
+@dataclass(frozen=True)
+class TokenizerPair:
+    """The tokenizers of the two languages: one model for both, or one each."""
+
+    source: Tokenizer
+    target: Tokenizer
+
+    @classmethod
+    def load(cls, directory: Path) -> "TokenizerPair":
+        """The pair whose `files` lie in a directory. Raises UserError as `Tokenizer.load` does."""
+        if (directory / SOURCE_FILE).exists():
+            return cls(Tokenizer.load(directory / SOURCE_FILE), Tokenizer.load(directory / TARGET_FILE))
+        joint = Tokenizer.load(directory / JOINT_FILE)
+        return cls(joint, joint)
+
+    @property
+    def joint(self) -> bool:
+        """Whether both sides have the same pieces."""
+        return self.source.model_bytes == self.target.model_bytes
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the models' bytes."""
+        models = (self.source,) if self.joint else (self.source, self.target)
+        return hashlib.sha256("".join(model.fingerprint for model in models).encode()).hexdigest()
+
+    @property
+    def special_ids(self) -> SpecialIds:
+        return SpecialIds(self.source.pad_id, self.target.pad_id, self.target.bos_id)
+
+    def files(self) -> dict[str, bytes]:
+        """The content of the pair's files by name, from which `load` makes it again."""
+        if self.joint:
+            return {JOINT_FILE: self.source.model_bytes}
+        return {SOURCE_FILE: self.source.model_bytes, TARGET_FILE: self.target.model_bytes}
+
 
 def train_tokenizer(lines: Iterator[str], config: TokenizerConfig) -> Tokenizer:
-    """A new model with byte fallback over all `lines` (both sides, so the vocabulary is joint).
+    """A new model over all `lines`: those of both sides where the vocabulary is joint.
 
     Deterministic on any number of cores. Raises UserError where the data allow no vocabulary of `vocab_size`.
     """
@@ -88,7 +210,8 @@ def train_tokenizer(lines: Iterator[str], config: TokenizerConfig) -> Tokenizer:
             model_type=config.kind,
             vocab_size=config.vocab_size,
             character_coverage=config.character_coverage,
-            byte_fallback=True,
+            byte_fallback=config.byte_fallback,
+            user_defined_symbols=list(config.user_symbols),
             pad_id=PAD_ID,
             unk_id=UNK_ID,
             bos_id=BOS_ID,
