@@ -22,8 +22,10 @@ from trainer.data.config import TokenizerConfig
 from trainer.data.sentences import Side
 from trainer.errors import UserError
 
-JOINT_FILE, SOURCE_FILE, TARGET_FILE = "tokenizer.model", "tokenizer.source.model", "tokenizer.target.model"
-"""Where the models of a run or a model directory lie: the first, or the two others."""
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.source.model", "tokenizer.target.model")
+"""The models of a run or a model directory: the first alone, or the two others."""
+
+_JOINT, _SOURCE, _TARGET = TOKENIZER_FILES
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 """The special ids of every model that we train."""
@@ -125,6 +127,10 @@ class Tokenizer:
         num_pieces = self._processor.vocab_size()
         return [self._processor.decode([int(i) for i in sequence if i < num_pieces]) for sequence in ids]
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The pieces that the ids stand for, as SentencePiece writes them: `▁` for a space, `<0xE2>` for a byte."""
+        return [self._processor.id_to_piece(int(i)) for i in ids]
+
     def _draw(self, line: str | bytes, strength: float, seed: int) -> NDArray[np.int32]:
         sentencepiece.set_random_generator_seed(seed)
         for _ in range(_MAX_DRAWS):
@@ -170,10 +176,16 @@ class TokenizerPair:
     @classmethod
     def load(cls, directory: Path) -> "TokenizerPair":
         """The pair whose `files` lie in a directory. Raises UserError as `Tokenizer.load` does."""
-        if (directory / SOURCE_FILE).exists():
-            return cls(Tokenizer.load(directory / SOURCE_FILE), Tokenizer.load(directory / TARGET_FILE))
-        joint = Tokenizer.load(directory / JOINT_FILE)
+        if (directory / _SOURCE).exists():
+            return cls(Tokenizer.load(directory / _SOURCE), Tokenizer.load(directory / _TARGET))
+        joint = Tokenizer.load(directory / _JOINT)
         return cls(joint, joint)
+
+    @staticmethod
+    def exists(directory: Path) -> bool:
+        """Whether a whole pair lies in a directory."""
+        joint, source, target = ((directory / name).exists() for name in TOKENIZER_FILES)
+        return joint or (source and target)
 
     @property
     def joint(self) -> bool:
@@ -193,8 +205,8 @@ class TokenizerPair:
     def files(self) -> dict[str, bytes]:
         """The content of the pair's files by name, from which `load` makes it again."""
         if self.joint:
-            return {JOINT_FILE: self.source.model_bytes}
-        return {SOURCE_FILE: self.source.model_bytes, TARGET_FILE: self.target.model_bytes}
+            return {_JOINT: self.source.model_bytes}
+        return {_SOURCE: self.source.model_bytes, _TARGET: self.target.model_bytes}
 
 
 def train_tokenizer(lines: Iterator[str], config: TokenizerConfig) -> Tokenizer:
