@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.lanes import mix64
-from trainer.data.sentences import IntArray, Side, token_index
+from trainer.data.sentences import Side, chosen
 from trainer.data.tokenizer import Tokenizer, TokenizerPair
 
 
@@ -47,7 +47,7 @@ class PairEncoder:
         kept_N = np.maximum(source.length_N, target.length_N) <= self._max_length
         if kept_N.all():
             return EncodedPairs(source, target, kept_N)
-        return EncodedPairs(_chosen(source, np.flatnonzero(kept_N)), _chosen(target, np.flatnonzero(kept_N)), kept_N)
+        return EncodedPairs(chosen(source, np.flatnonzero(kept_N)), chosen(target, np.flatnonzero(kept_N)), kept_N)
 
     def _side(self, tokenizer: Tokenizer, lines: Sequence[str | bytes], seed_N: NDArray[np.uint64] | None) -> Side:
         if self._sampling is None:
@@ -61,9 +61,4 @@ class PairEncoder:
         row_N = np.arange(len(lines))
         row_N[too_long_N] = len(lines) + np.arange(len(best.length_N))
         both = Side(np.concatenate([drawn.token_L, best.token_L]), np.concatenate([drawn.length_N, best.length_N]))
-        return _chosen(both, row_N)
-
-
-def _chosen(side: Side, row_N: IntArray) -> Side:
-    start_N = np.cumsum(side.length_N) - side.length_N
-    return Side(side.token_L[token_index(start_N[row_N], side.length_N[row_N])], side.length_N[row_N])
+        return chosen(both, row_N)

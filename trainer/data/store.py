@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.publishing import telling_full_disk
 from trainer.data.sentences import IntArray, Side, token_index
 
 TEXT_DTYPE = "uint8"
@@ -206,16 +205,15 @@ def writing_store(directory: Path, dtype: str) -> Iterator[StoreWriter]:
     """A writer whose store appears as `directory` when the block ends well, and leaves nothing where it does not.
 
     `dtype` is that of the items: `TEXT_DTYPE` makes a text store, anything else one of tokens. One process at a time
-    may write a store; what an earlier one left half-written of it is removed. Raises UserError where the disk is full.
+    may write a store; what an earlier one left half-written of it is removed.
     """
     temporary = directory.with_name(f".tmp-{directory.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    with telling_full_disk(directory.parent):
-        try:
-            temporary.mkdir(parents=True)
-            with StoreWriter(temporary, dtype) as writer:
-                yield writer
-            shutil.rmtree(directory, ignore_errors=True)
-            temporary.rename(directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        with StoreWriter(temporary, dtype) as writer:
+            yield writer
+        shutil.rmtree(directory, ignore_errors=True)
+        temporary.rename(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

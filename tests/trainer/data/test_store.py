@@ -9,7 +9,6 @@ import pytest
 from trainer.data import store as store_module
 from trainer.data.sentences import Side, token_index
 from trainer.data.store import TEXT_DTYPE, Store, token_dtype, writing_store
-from trainer.errors import UserError
 
 SOURCES = [[5, 6, 3], [7, 3], [8, 9, 10, 3]]
 TARGETS = [[11, 3], [12, 13, 14, 3], [15, 3]]
@@ -107,12 +106,12 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["append", "finish"])
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(store_module._ArrayFile, method, full)
-    with pytest.raises(UserError, match=r"no space left in .* `data\.cache`"):
+    with pytest.raises(OSError, match="No space"):
         write(tmp_path / "store")
     assert list(tmp_path.iterdir()) == []
 
