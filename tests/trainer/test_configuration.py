@@ -130,10 +130,22 @@ def test_what_is_required_is_asked_for(path: Path) -> None:
         (["data.train=[]"], "data.train", "[]"),
         (["data.train.0.weight=0"], "data.train.0.weight", "0"),
         (["data.train.0.limit=0"], "data.train.0.limit", "0"),
-        (["data.train.0.hub=a/b"], "data.train.0", "`builtin` and `hub`"),
+        (["data.train.0.hub=a/b"], "data.train.0", "`hub` and `builtin`"),
         (["data.train=[{weight: 1}]"], "data.train.0", "none of them"),
         (["data.train=[{source: a}]"], "data.train.0.target", "missing"),
         (["data.train=[{hub: a/b}]"], "data.train.0.languages", "missing"),
+        (["data.train=[{target: a.de}]"], "data.train.0.source", "one language alone is no corpus"),
+        (["data.train=[{tsv: a, jsonl: b}]"], "data.train.0", "`tsv` and `jsonl`"),
+        (["data.train=[{jsonl: a}]"], "data.train.0.languages", "`columns`"),
+        (["data.train=[{parquet: a, columns: [b, c], languages: [b, c]}]"], "data.train.0.languages", "both given"),
+        (["data.train.0.columns=[1, 2]"], "data.train.0.columns", "[1, 2], but means nothing"),
+        (["data.train=[{tsv: a, languages: [en, de]}]"], "data.train.0.languages", "named by `tsv`"),
+        (["data.train=[{source: a, target: b, split: test}]"], "data.train.0.split", "'test'"),
+        (["data.train=[{parquet: a, languages: [en, de], config: de-en}]"], "data.train.0.config", "'de-en'"),
+        (["data.train=[{parquet: a, columns: [1, 2]}]"], "data.train.0.columns", "two names, as columns of `parquet`"),
+        (["data.train=[{tsv: a, columns: [1, b]}]"], "data.train.0.columns", "[1, 'b']"),
+        (["data.train=[{tsv: a, columns: [0, 1]}]"], "data.train.0.columns", "[0, 1]"),
+        (["data.train=[{hub: a/b, languages: [en, en]}]"], "data.train.0.languages", "two different ones"),
         (["data.valid=[{builtin: a, name: x}, {builtin: b, name: x}]"], "data.valid", "'x'"),
         (["data.temperature=0"], "data.temperature", "0"),
         (["data.workers=0"], "data.workers", "0"),
@@ -180,6 +192,24 @@ def test_filters_at_their_bounds_and_switched_off_are_accepted(path: Path) -> No
         None,
         False,
     )
+
+
+@pytest.mark.parametrize(
+    "corpus",
+    [
+        "{source: a*.en.gz, target: s3://bucket/a*.de.gz}",
+        "{tsv: a.tsv}",
+        "{tsv: a.tsv, columns: [2, 1]}",
+        "{tsv: a.tsv, columns: [no, '1']}",
+        "{jsonl: a, languages: [en, de]}",
+        "{jsonl: a, columns: [src, tgt]}",
+        "{parquet: a, columns: [src, tgt]}",
+        "{hub: a/b, config: de-en, split: test, languages: [en, de]}",
+        "{builtin: phrasebook, split: test}",
+    ],
+)
+def test_every_way_of_naming_text_is_accepted(path: Path, corpus: str) -> None:
+    load(path, [f"data.train=[{corpus}]"])
 
 
 def test_the_rule_of_the_token_budget_says_what_to_do(path: Path) -> None:

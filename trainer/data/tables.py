@@ -30,7 +30,8 @@ def _batches(path: str, corpus: CorpusConfig) -> Iterator[Any]:
     import pyarrow.parquet
 
     with open_file(path) as file:
-        table = pyarrow.parquet.ParquetFile(file)
+        # What is fetched ahead of its reader would stay in memory as a whole.
+        table = pyarrow.parquet.ParquetFile(file, pre_buffer=False)
         yield from table.iter_batches(BATCH_ROWS, columns=column_paths(table.schema_arrow, corpus, path))
 
 
