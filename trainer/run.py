@@ -14,9 +14,8 @@ from trainer.background_tracker import Verdict
 from trainer.config import Config
 from trainer.console import Console, RunFacts
 from trainer.data.feed import Share, TrainingData, check_world_size
-from trainer.data.packing import SpecialIds
 from trainer.data.prepare import Prepared, open_prepared, store_directory
-from trainer.data.tokenizer import Tokenizer
+from trainer.data.tokenizer import TokenizerPair
 from trainer.data.validation import load_validation
 from trainer.engine import create_engine
 from trainer.engine.base import Engine
@@ -26,7 +25,7 @@ from trainer.errors import UserError
 from trainer.evaluation import Evaluator
 from trainer.loop import Collaborators, Loop, Progress
 from trainer.metrics import MetricsFile
-from trainer.model_directory import build_model as build_replica
+from trainer.model_directory import build_model
 from trainer.reporting import Reporter
 from trainer.run_directory import metrics_path, owning, prepare
 from trainer.signals import StopRequest
@@ -54,7 +53,7 @@ def train(config: Config) -> str:
 
 
 def _train(config: Config, prepared: Prepared, stop: StopRequest) -> str:
-    model = build_model(config, prepared.tokenizer)
+    model = initial_model(config, prepared.tokenizers)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = create_engine(model, config.engine, config.optimizer)
     data = training_data(config, prepared, engine)
@@ -64,7 +63,7 @@ def _train(config: Config, prepared: Prepared, stop: StopRequest) -> str:
     outcome: Verdict = "failed"
     try:
         reporter.start()
-        parts = Collaborators(engine, data, _evaluator(config, prepared.tokenizer), reporter, stop)
+        parts = Collaborators(engine, data, _evaluator(config, prepared.tokenizers), reporter, stop)
         verdict = Loop(config, parts, progress).run()
         reporter.finish(progress.step, verdict, _best(config, progress))
         outcome = "interrupted" if verdict in signal.Signals.__members__ else "finished"
@@ -80,27 +79,17 @@ def training_data(config: Config, prepared: Prepared, engine: Engine) -> Trainin
     return TrainingData(
         prepared.stores,
         config.data,
-        special_ids(prepared.tokenizer),
+        prepared.tokenizers.special_ids,
         seed=config.run.seed,
         share=Share(engine.rank, engine.world_size),
         static=engine.device.type == "cuda",
     )
 
 
-def special_ids(tokenizer: Tokenizer) -> SpecialIds:
-    return SpecialIds(tokenizer.pad_id, tokenizer.bos_id)
-
-
-def build_model(config: Config, tokenizer: Tokenizer) -> Transformer:
+def initial_model(config: Config, tokenizers: TokenizerPair) -> Transformer:
     """The model of a run in host memory, initialised from `run.seed` alone: alike on every rank."""
     torch.manual_seed(config.run.seed)
-    return Transformer(
-        config.model,
-        tokenizer.vocab_size,
-        pad_id=tokenizer.pad_id,
-        activation_checkpointing=config.engine.activation_checkpointing,
-        compute_dtype=compute_dtype(config.engine),
-    )
+    return build_model(config, tokenizers, compute_dtype(config.engine))
 
 
 def compute_dtype(config: EngineConfig) -> torch.dtype:
@@ -148,13 +137,13 @@ def restore(path: Path, config: Config, engine: Engine, data: TrainingData) -> P
     return Progress.from_document(checkpoint.read_document(path, "trainer.json"), config.evaluation.metric)
 
 
-def _evaluator(config: Config, tokenizer: Tokenizer) -> Evaluator | None:
+def _evaluator(config: Config, tokenizers: TokenizerPair) -> Evaluator | None:
     if not config.data.valid:
         return None
-    replica = build_replica(config, tokenizer, compute_dtype(config.engine))
+    replica = build_model(config, tokenizers, compute_dtype(config.engine))
     store = store_directory(config.data, config.run.directory)
-    sets = [load_validation(corpus, tokenizer, store) for corpus in config.data.valid]
-    return Evaluator(replica, tokenizer, sets, config.evaluation, config.data)
+    sets = [load_validation(corpus, tokenizers, store) for corpus in config.data.valid]
+    return Evaluator(replica, tokenizers, sets, config.evaluation, config.data)
 
 
 def _reporter(config: Config, engine: Engine, prepared: Prepared, start_step: int, num_parameters: int) -> Reporter:

@@ -11,15 +11,16 @@ import torch
 
 from trainer import checkpoint
 from trainer.config import CheckpointConfig, Config, EvaluationConfig, RunConfig, TrackingConfig
-from trainer.data.packing import MicroBatch, SpecialIds, pack
+from trainer.data.packing import MicroBatch, pack
 from trainer.data.sentences import Side
+from trainer.data.tokenizer import SpecialIds
 from trainer.engine.base import Fragment, StepResult
 from trainer.errors import UserError
 from trainer.loop import Collaborators, Loop, Progress
 from trainer.signals import StopRequest
 
 SENTENCE = Side(np.array([5, 6, 7, 3]), np.array([4]))
-BATCH = MicroBatch(pack(SENTENCE, SENTENCE, SpecialIds(0, 2)), 3, 0, 1, (np.zeros(1, int), np.zeros(1, int)))
+BATCH = MicroBatch(pack(SENTENCE, SENTENCE, SpecialIds(0, 0, 2)), 3, 0, 1, (np.zeros(1, int), np.zeros(1, int)))
 
 
 class FakeEngine:
