@@ -30,6 +30,7 @@ from trainer.errors import UserError
 
 _STORE_FORMAT = 2
 _FINGERPRINT_LENGTH = 16
+_WORK = ".parts-"
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,13 @@ def store_directory(data: DataConfig, run_directory: str | os.PathLike[str]) -> 
 
 
 def other_stores(prepared: Prepared) -> Iterator[tuple[Path, int]]:
-    """What lies beside the run's stores and belongs to another configuration: finished and unfinished stores, bytes."""
+    """What lies beside the run's stores and belongs to other configurations: stores, finished or not, and their bytes."""
     own = {store.directory for store in prepared.stores}
     for cache in sorted({store.directory.parent for store in prepared.stores}):
         for path in sorted(cache.iterdir()):
-            if path not in own and ((path / "manifest.json").exists() or path.name.startswith(_WORK)):
+            is_unfinished = path.is_dir() and path.name.startswith((_WORK, ".tmp-"))
+            if path not in own and (is_unfinished or Store.open(path) is not None):
                 yield path, sum(file.stat().st_size for file in path.iterdir())
-
-
-_WORK = ".parts-"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The tokenizers of a run: given, found, or trained once."""
 
+import sys
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -58,6 +59,7 @@ def _check_same(
 
 def _train(config: TokenizerConfig, sample: Block) -> TokenizerPair:
     sources, targets = sample
+    print(f"training the tokenizer on {len(sources):,} pairs", file=sys.stderr, flush=True)
     if config.joint:
         joint = train_tokenizer(chain.from_iterable(zip(sources, targets, strict=True)), config)
         return TokenizerPair(joint, joint)
