@@ -1,6 +1,7 @@
 """The rules that a configuration must keep beyond the types of its values."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
@@ -15,6 +16,8 @@ def _at_least(least: float) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value >= least, f"at least {least:g}"
 
 
+_USER_SYMBOL = re.compile(r"[^\s\x00-\x1f\x7f▁]+")
+_RESERVED_PIECE = re.compile(r"<pad>|<unk>|</?s>|<0x[0-9A-F]{2}>")
 _POSITIVE = (lambda value: value > 0, "greater than 0")
 _FRACTION = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
 
@@ -82,6 +85,7 @@ def check_rules(config: Config) -> None:
             shown = list(value) if isinstance(value, tuple) else value
             raise UserError(f"`{path}` must be {rule}, but is {shown!r}.")
     _check_model(config)
+    _check_tokenizer(config)
     _check_batches(config)
     _check_corpora(config)
     _check_filters(config)
@@ -97,6 +101,61 @@ def _check_model(config: Config) -> None:
             f"`model.d_model` must be a multiple of `model.num_heads` ({model.num_heads}), so that every head has the "
             f"same width, but is {model.d_model}."
         )
+    if model.tied_embeddings == "all" and not config.tokenizer.joint:
+        raise UserError(
+            "`model.tied_embeddings` must be decoder or none where `tokenizer.joint` is false and each language has a "
+            "vocabulary of its own, but is all."
+        )
+
+
+def _check_tokenizer(config: Config) -> None:
+    tokenizer = config.tokenizer
+    if tokenizer.joint and tokenizer.target_path is not None:
+        raise UserError(
+            f"`tokenizer.target_path` must be null where `tokenizer.joint` is true and `tokenizer.path` serves both "
+            f"languages, but is {tokenizer.target_path}."
+        )
+    if not tokenizer.joint and (tokenizer.path is None) != (tokenizer.target_path is None):
+        missing, other = ("path", "target_path") if tokenizer.path is None else ("target_path", "path")
+        raise UserError(
+            f"`tokenizer.{missing}` is missing: with `tokenizer.joint` false it belongs to `tokenizer.{other}` "
+            f"({getattr(tokenizer, other)}), one model for each language."
+        )
+    if tokenizer.sampling is not None:
+        _check_sampling(config, tokenizer.sampling)
+    _check_user_symbols(config)
+
+
+def _check_sampling(config: Config, sampling: float) -> None:
+    if config.data.mode != "stream":
+        raise UserError(
+            f"`tokenizer.sampling` must be null where `data.mode` is {config.data.mode}, which keeps one segmentation "
+            f"of each sentence, but is {sampling}; take `data.mode` stream."
+        )
+    if config.tokenizer.kind == "bpe" and not 0 < sampling < 1:
+        raise UserError(f"`tokenizer.sampling` must be greater than 0 and less than 1 for bpe, but is {sampling}.")
+    if config.tokenizer.kind == "unigram" and not 0 < sampling <= 1:
+        raise UserError(f"`tokenizer.sampling` must be greater than 0 and at most 1 for unigram, but is {sampling}.")
+
+
+def _check_user_symbols(config: Config) -> None:
+    symbols = config.tokenizer.user_symbols
+    if symbols and config.tokenizer.path is not None:
+        raise UserError(
+            f"`tokenizer.user_symbols` must be empty where `tokenizer.path` names a model that is trained already, but "
+            f"is {list(symbols)}."
+        )
+    for symbol, count in Counter(symbols).items():
+        if count > 1:
+            raise UserError(
+                f"`tokenizer.user_symbols` must name each symbol once, but {symbol!r} occurs {count} times."
+            )
+        # The library would take these for its own pieces, its word boundary or the end of a text.
+        if not _USER_SYMBOL.fullmatch(symbol) or _RESERVED_PIECE.fullmatch(symbol):
+            raise UserError(
+                "`tokenizer.user_symbols` must be pieces of text without white space or control characters, and not "
+                f"<pad>, <unk>, <s>, </s>, <0x00> to <0xFF> or the word boundary ▁, but one is {symbol!r}."
+            )
 
 
 def _check_batches(config: Config) -> None:

@@ -159,6 +159,19 @@ def test_what_is_required_is_asked_for(path: Path) -> None:
         (["model.d_model=130"], "model.d_model", "130"),
         (["model.d_model=15", "model.num_heads=1"], "model.d_model", "15"),
         (["model.dropout=1"], "model.dropout", "1"),
+        (["tokenizer.joint=false"], "model.tied_embeddings", "all"),
+        (["tokenizer.target_path=de.model"], "tokenizer.target_path", "de.model"),
+        (["tokenizer.sampling=0.1"], "tokenizer.sampling", "0.1"),
+        (["tokenizer.sampling=0", "data.mode=stream"], "tokenizer.sampling", "0.0"),
+        (["tokenizer.sampling=1.1", "data.mode=stream"], "tokenizer.sampling", "1.1"),
+        (["tokenizer.sampling=1", "tokenizer.kind=bpe", "data.mode=stream"], "tokenizer.sampling", "1.0"),
+        (["tokenizer.user_symbols=['']"], "tokenizer.user_symbols", "''"),
+        (["tokenizer.user_symbols=[<a>, <b>, <a>]"], "tokenizer.user_symbols", "'<a>' occurs 2 times"),
+        (["tokenizer.user_symbols=[<s>]"], "tokenizer.user_symbols", "'<s>'"),
+        (["tokenizer.user_symbols=[<0x41>]"], "tokenizer.user_symbols", "'<0x41>'"),
+        (["tokenizer.user_symbols=[a b]"], "tokenizer.user_symbols", "'a b'"),
+        (["tokenizer.user_symbols=[▁a]"], "tokenizer.user_symbols", "'▁a'"),
+        (["tokenizer.user_symbols=[<a>]", "tokenizer.path=a.model"], "tokenizer.user_symbols", "<a>"),
         (["model.preset=huge"], "model.preset", "huge"),
         (["tokenizer.vocab_size=3"], "tokenizer.vocab_size", "3"),
         (["optimizer.peak_lr=.nan"], "optimizer.peak_lr", "nan"),
@@ -210,6 +223,27 @@ def test_filters_at_their_bounds_and_switched_off_are_accepted(path: Path) -> No
 )
 def test_every_way_of_naming_text_is_accepted(path: Path, corpus: str) -> None:
     load(path, [f"data.train=[{corpus}]"])
+
+
+SEPARATE = ("tokenizer.joint=false", "model.tied_embeddings=decoder")
+
+
+@pytest.mark.parametrize(("given", "missing"), [("path", "tokenizer.target_path"), ("target_path", "tokenizer.path")])
+def test_separate_tokenizers_are_named_together(path: Path, given: str, missing: str) -> None:
+    message = refusal(path, *SEPARATE, f"tokenizer.{given}=one.model")
+    assert message.startswith(f"`{missing}` is missing")
+    assert "one.model" in message
+    both = load(path, [*SEPARATE, "tokenizer.path=a.model", "tokenizer.target_path=b.model"])
+    assert (both.tokenizer.path, both.tokenizer.target_path) == ("a.model", "b.model")
+    assert load(path, SEPARATE).tokenizer.path is None
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["tokenizer.sampling=1"], ["tokenizer.sampling=0.9", "tokenizer.kind=bpe"], ["tokenizer.user_symbols=[<2de>, ä]"]],
+)
+def test_what_the_tokenizer_can_do_is_allowed(path: Path, overrides: list[str]) -> None:
+    load(path, ["data.mode=stream", *overrides])
 
 
 def test_the_rule_of_the_token_budget_says_what_to_do(path: Path) -> None:

@@ -242,7 +242,7 @@ def _training_error(message: str, config: TokenizerConfig) -> Exception:
         return UserError(f"{here}, but the training data allow at most {found[1]}: set it to {found[1]} or less.")
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return UserError(
-            f"{here}, but the characters of the training data alone need {found[1]}: "
+            f"{here}, but the characters, bytes and symbols of the training data alone need {found[1]}: "
             f"set it above {found[1]} or lower `tokenizer.character_coverage` ({config.character_coverage})."
         )
     if "sentences_.empty()" in message:
