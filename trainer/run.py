@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from trainer import checkpoint
 from trainer.background_tracker import Verdict
 from trainer.config import Config
 from trainer.console import Console, RunFacts
+from trainer.data.encoding import PairEncoder
 from trainer.data.feed import Share, TrainingData, check_world_size
 from trainer.data.prepare import Prepared, open_prepared, store_directory
 from trainer.data.tokenizer import TokenizerPair
@@ -46,17 +47,20 @@ def train(config: Config) -> str:
     prepared = prepared or open_prepared(config.data, config.run.directory)
     stop = StopRequest().install()  # until here there is nothing to save, and a signal ends the process
     try:
-        with owning(config.run.directory) if rank == 0 else nullcontext():
-            return _train(config, prepared, stop)
+        with (
+            owning(config.run.directory) if rank == 0 else nullcontext(),
+            # First, so that its processes start while the model is built.
+            closing(training_data(config, prepared, Share(rank, world_size), device)) as data,
+        ):
+            return _train(config, prepared, data, stop)
     finally:
         processes.leave()
 
 
-def _train(config: Config, prepared: Prepared, stop: StopRequest) -> str:
+def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopRequest) -> str:
     model = initial_model(config, prepared.tokenizers)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = create_engine(model, config.engine, config.optimizer)
-    data = training_data(config, prepared, engine)
     resumed = newest_verified(engine, Path(config.run.directory))
     progress = restore(resumed, config, engine, data) if resumed else Progress()
     reporter = _reporter(config, engine, prepared, progress.step, num_parameters)
@@ -69,20 +73,22 @@ def _train(config: Config, prepared: Prepared, stop: StopRequest) -> str:
         outcome = "interrupted" if verdict in signal.Signals.__members__ else "finished"
         return verdict
     finally:
-        data.close()
         reporter.close(outcome)
         engine.close()
 
 
-def training_data(config: Config, prepared: Prepared, engine: Engine) -> TrainingData:
+def training_data(config: Config, prepared: Prepared, share: Share, device: torch.device) -> TrainingData:
     """This rank's micro-batches; on CUDA all of one shape."""
+    data, sampling = config.data, config.tokenizer.sampling
+    encoder = PairEncoder(prepared.tokenizers, data.max_length, sampling) if data.mode == "stream" else None
     return TrainingData(
         prepared.stores,
-        config.data,
+        data,
         prepared.tokenizers.special_ids,
         seed=config.run.seed,
-        share=Share(engine.rank, engine.world_size),
-        static=engine.device.type == "cuda",
+        share=share,
+        static=device.type == "cuda",
+        encoder=encoder,
     )
 
 

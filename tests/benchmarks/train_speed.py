@@ -29,7 +29,7 @@ import torch
 from model.config import PRESETS, ModelConfig
 from trainer.config import Config, RunConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
-from trainer.data.feed import TrainingData
+from trainer.data.feed import Share, TrainingData
 from trainer.data.packing import MicroBatch
 from trainer.data.prepare import Prepared, prepare
 from trainer.engine import create_engine
@@ -203,7 +203,7 @@ def main() -> None:
         Path(directory).mkdir(exist_ok=True)
         prepared = prepare(config.data, config.tokenizer, directory)
         engine = create_engine(initial_model(config, prepared.tokenizers), config.engine, config.optimizer)
-        data = training_data(config, prepared, engine)
+        data = training_data(config, prepared, Share(engine.rank, engine.world_size), engine.device)
         vocab_size = prepared.tokenizers.target.vocab_size
         window, loss, total = measure(config, engine, data, vocab_size, (arguments.warm, arguments.tokens))
         line = {"peer": arguments.peer, "preset": arguments.preset} | report(config, engine, window, vocab_size)

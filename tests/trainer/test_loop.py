@@ -54,7 +54,9 @@ class FakeData:
         return [BATCH]
 
     def state(self) -> dict[str, Any]:
-        return {"micro_batches": 1, "lanes": {}}
+        corpus = {"name": "phrasebook", "num_pairs": 8, "rejected": {"copy": 3}}
+        counts = {"pairs": [4], "source_tokens": [30], "target_tokens": [40], "too_long": [2]}
+        return {"micro_batches": 1, "corpora": [corpus], "lanes": {"0": {"counts": counts}}}
 
 
 class FakeReporter:
