@@ -15,6 +15,7 @@ from trainer.config import Config
 from trainer.configuration import CONFIG_FILE, dump, load, require_same_run
 from trainer.data.prepare import Prepared
 from trainer.data.prepare import prepare as prepare_data
+from trainer.data.sources import check_sources
 from trainer.data.tokenizer import TOKENIZER_FILES
 from trainer.errors import UserError
 
@@ -44,6 +45,7 @@ def prepare(config: Config, workers: int | None = None) -> Prepared:
     In `workers` processes (None: one for each core). Raises UserError where the directory belongs to another run, is in use or cannot be written, or
     where the corpora cannot be used; of a run that never came to be, nothing is then left.
     """
+    check_sources([*config.data.train, *config.data.valid])
     directory = Path(config.run.directory)
     is_new = not os.path.exists(directory)
     try:
@@ -64,9 +66,9 @@ def prepare(config: Config, workers: int | None = None) -> Prepared:
 
 def _prepare(config: Config, directory: Path, workers: int | None) -> Prepared:
     path = config_path(directory)
-    if path.exists():
+    if path.exists() and _has_begun(directory):
         require_same_run(load(path), config)
-    else:  # left by a preparation that came to nothing: nobody knows what it was trained on
+    else:  # nothing has been learnt yet: people look at the data, change a setting and look again
         for left in tokenizer_paths(directory):
             left.unlink(missing_ok=True)
     prepared = prepare_data(config.data, config.tokenizer, directory, workers)
@@ -74,6 +76,11 @@ def _prepare(config: Config, directory: Path, workers: int | None) -> Prepared:
     temporary.write_text(dump(config), encoding="utf-8")
     temporary.rename(path)
     return prepared
+
+
+def _has_begun(directory: Path) -> bool:
+    """Whether a training has left anything that depends on the configuration."""
+    return metrics_path(directory).exists() or (directory / "checkpoints").exists()
 
 
 def _remove_if_unused(directory: Path) -> None:
