@@ -54,3 +54,13 @@ def test_one_may_look_change_a_setting_and_look_again(capsys: pytest.CaptureFixt
     assert main(["data", "config.yaml", "data.filters.min_letters=null", "tokenizer.vocab_size=310", "--json"]) == 0
     (corpus,) = json.loads(capsys.readouterr().out.splitlines()[-1])["corpora"]
     assert corpus["num_pairs"] == 201
+
+
+def test_what_a_training_has_learnt_from_is_not_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "config.yaml"]) == 0
+    Path("run/metrics.jsonl").touch()
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main(["data", "config.yaml", "data.filters.min_letters=null"]) == 2
+    assert "differs in `data.filters.min_letters`" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
