@@ -22,7 +22,9 @@ def identify(address: str, texts: list[str]) -> list[str]:
     try:
         codes = list(identifier(texts))
     except Exception as error:
-        raise UserError(f"{_SETTING} ({address}) failed on {len(texts):,} texts with {_told(error)}: mend it.") from error
+        raise UserError(
+            f"{_SETTING} ({address}) failed on {len(texts):,} texts with {_told(error)}: mend it."
+        ) from error
     if len(codes) != len(texts):
         raise UserError(
             f"{_SETTING} ({address}) must return one language code for each text, but returned {len(codes):,} for "
