@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sentencepiece import sentencepiece_model_pb2
 
 from trainer.data.config import TokenizerConfig
+from trainer.data.segmentation import Pieces, Segmenter
 from trainer.data.sentences import Side
 from trainer.errors import UserError
 
@@ -32,11 +33,6 @@ PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 
 # A constant, because the number of threads decides the order of floating-point sums and with it the model.
 _TRAINING_THREADS = 16
-# SentencePiece takes seeds of 32 bits, and the highest of them for no seed at all.
-_NUM_SEEDS = np.uint64(2**32 - 1)
-# How often a segmentation that splits a user's symbol is drawn again before the best one is taken. With alpha 0.1 about
-# one draw in seven splits a given symbol.
-_MAX_DRAWS = 32
 
 
 @dataclass(frozen=True)
@@ -64,6 +60,7 @@ class Tokenizer:
         except RuntimeError:
             raise UserError(f"{self.path} is not a SentencePiece model: give the file that ends in .model.") from None
         self._take_special_ids()
+        self._last_segmenter: Segmenter | None = None
 
     def _take_special_ids(self) -> None:
         processor = self._processor
@@ -107,12 +104,16 @@ class Tokenizer:
         return _side(self._processor.encode(texts, out_type="numpy", add_eos=True, num_threads=1))
 
     def sample_side(self, lines: Sequence[str | bytes], strength: float, seed_N: NDArray[np.uint64]) -> Side:
-        """Like `encode_side`, each line in a segmentation drawn by its own seed alone, the user's symbols unsplit.
+        """Like `encode_side`, each line in a segmentation drawn by its own seed alone; user symbols are never split.
 
-        `strength` as in `tokenizer.sampling`. The library keeps one seed for the whole process: no two threads at once.
+        `strength` as in `tokenizer.sampling`. Raises UserError for a model that knows one segmentation only.
         """
-        draws = zip(lines, (seed_N % _NUM_SEEDS).tolist(), strict=True)
-        return _side([self._draw(line, strength, seed) for line, seed in draws])
+        segmenter = self._segmenter(strength)
+        normalized: Any = self._processor.normalize(
+            [line if isinstance(line, str) else line.decode(errors="replace") for line in lines]
+        )
+        draws = zip(normalized, seed_N.tolist(), strict=True)
+        return _side([np.array([*segmenter.draw(text, seed), self.eos_id], np.int32) for text, seed in draws])
 
     def check_sampling(self) -> None:
         """Raises UserError for a model whose kind knows only one segmentation of a sentence."""
@@ -131,34 +132,32 @@ class Tokenizer:
         """The pieces that the ids stand for, as SentencePiece writes them: `▁` for a space, `<0xE2>` for a byte."""
         return [self._processor.id_to_piece(int(i)) for i in ids]
 
-    def _draw(self, line: str | bytes, strength: float, seed: int) -> NDArray[np.int32]:
-        sentencepiece.set_random_generator_seed(seed)
-        for _ in range(_MAX_DRAWS):
-            token_L: NDArray[np.int32] = self._processor.encode(
-                line, out_type="numpy", add_eos=True, enable_sampling=True, nbest_size=-1, alpha=strength
-            )
-            if self._splittable_V is None or self._keeps_symbols(token_L, line, self._splittable_V):
-                return token_L
-        return self._processor.encode(line, out_type="numpy", add_eos=True)
-
-    def _keeps_symbols(self, token_L: NDArray[np.int32], line: str | bytes, symbol_V: NDArray[np.bool_]) -> bool:
-        best_L = self._processor.encode(line, out_type="numpy", add_eos=True)
-        return np.array_equal(token_L[symbol_V[token_L]], best_L[symbol_V[best_L]])
-
     @cached_property
     def _model(self) -> Any:
         return sentencepiece_model_pb2.ModelProto.FromString(self.model_bytes)  # type: ignore[attr-defined]
 
-    @cached_property
+    @property
     def _kind(self) -> str:
         trainer = self._model.trainer_spec
         return trainer.ModelType.Name(trainer.model_type)
 
-    @cached_property
-    def _splittable_V(self) -> NDArray[np.bool_] | None:
-        """Which pieces are the user's symbols, where sampling may split them: a BPE model never does."""
-        is_symbol_V = np.array([piece.type == piece.USER_DEFINED for piece in self._model.pieces])
-        return is_symbol_V if self._kind == "UNIGRAM" and is_symbol_V.any() else None
+    def _segmenter(self, strength: float) -> Segmenter:
+        if self._last_segmenter is None or self._last_segmenter.strength != strength:
+            self.check_sampling()
+            kind: Any = self._kind.lower()
+            self._last_segmenter = Segmenter(kind, self._pieces(), strength)
+        return self._last_segmenter
+
+    def _pieces(self) -> Pieces:
+        pieces = list(enumerate(self._model.pieces))
+        normal = [(i, piece) for i, piece in pieces if piece.type == piece.NORMAL]
+        return Pieces(
+            id_of={piece.piece: i for i, piece in normal},
+            score_of={piece.piece: piece.score for _, piece in normal},
+            symbol_ids={piece.piece: i for i, piece in pieces if piece.type == piece.USER_DEFINED},
+            byte_ids=[i for i, piece in pieces if piece.type == piece.BYTE] or None,
+            unk_id=self.unk_id,
+        )
 
 
 def _side(sentences: list[NDArray[np.int32]]) -> Side:
