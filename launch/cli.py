@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_train, _add_prepare, _add_translate, _add_evaluate, _add_average, _add_config):
+    for add in (_add_train, _add_prepare, _add_data, _add_translate, _add_evaluate, _add_average, _add_config):
         add(subparsers)
     return parser
 
@@ -110,12 +110,30 @@ example:
 
 def _add_prepare(subparsers: Subparsers) -> None:
     text = """\
-Trains the tokenizer and writes the tokenised text, as `train` does by itself where they are missing: beforehand, once,
-on a machine without GPUs.
+Trains the tokenizer, filters the training text and writes it as it will be read, as `train` does by itself where that is
+missing: beforehand, once, on a machine that need not have a GPU. Reports what was left out and why. After a kill, the
+same command goes on from what is finished.
 
 example:
-  dragoman prepare configs/wmt14_en_de_base.yaml"""
-    _add_configuration(_add(subparsers, commands.prepare, "tokenizer and token store, before training", text))
+  dragoman prepare configs/multi30k_en_de.yaml --workers 8"""
+    parser = _add(subparsers, commands.prepare, "tokenizer and training data, before training", text)
+    _add_configuration(parser)
+    parser.add_argument("--workers", type=_count, metavar="N", help="processes that encode; default: one for each core")
+
+
+def _add_data(subparsers: Subparsers) -> None:
+    text = """\
+Shows what a run will read, before it trains: for each corpus its share of the mixture, its tokens, how long its
+sentences are, which pairs were left out and why, and some pairs as text, pieces and ids; for the mixture, how full the
+micro-batches are and how many steps a pass takes. Prepares what is missing, as `prepare` does; needs no GPU.
+
+examples:
+  dragoman data configs/multi30k_en_de.yaml --examples 5
+  dragoman data configs/multi30k_en_de.yaml data.filters.min_letters=0.5 run.directory=runs/other_filters | less"""
+    parser = _add(subparsers, commands.data, "look at the data that a run will read", text)
+    _add_configuration(parser)
+    parser.add_argument("--examples", type=_natural, metavar="N", default=3, help="pairs of each corpus, default: 3")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_translate(subparsers: Subparsers) -> None:
@@ -177,7 +195,18 @@ example:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but is {number}")
+    return _at_least(1, text)
+
+
+def _natural(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, but is {text!r}") from None
+    if number < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, but is {number}")
     return number

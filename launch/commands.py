@@ -51,19 +51,36 @@ def train(options: Namespace) -> int:
 
 
 def prepare(options: Namespace) -> int:
-    """Writes tokenizer and token store and says what is in them."""
+    """Writes tokenizers and stores and says what is in them."""
+    from launch.preparation import report
+    from trainer import configuration, run_directory
+
+    config = configuration.load(options.config, options.changes)
+    for line in report(run_directory.prepare(config, options.workers)):
+        print(line)
+    return 0
+
+
+def data(options: Namespace) -> int:
+    """Prepares what is missing, then shows what a run will read."""
     from trainer import configuration, run_directory
 
     config = configuration.load(options.config, options.changes)
     prepared = run_directory.prepare(config)
-    print(f"tokenizer: {prepared.tokenizer.vocab_size:,} pieces, {prepared.tokenizer.path}")
-    for store, reused in zip(prepared.stores, prepared.reused, strict=True):
-        found = store.manifest
-        rejected = "".join(f", {count:,} left out ({reason})" for reason, count in found.rejected.items() if count)
-        print(
-            f"{found.name}: {found.num_pairs:,} pairs, {found.num_source_tokens:,} source and "
-            f"{found.num_target_tokens:,} target tokens{rejected}{' (was there already)' if reused else ''}"
-        )
+    from trainer.data.inspection import inspect
+    from trainer.data.inspection_text import show
+
+    inspection = inspect(
+        config.data,
+        prepared,
+        sampling=config.tokenizer.sampling,
+        seed=config.run.seed,
+        num_examples=options.examples,
+    )
+    if options.json:
+        print(json.dumps(asdict(inspection)))
+    else:
+        show(inspection, config.run.max_steps)
     return 0
 
 

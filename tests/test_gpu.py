@@ -10,8 +10,10 @@ from model.transformer import Transformer
 from trainer.config import Config, EvaluationConfig, RunConfig, TrackingConfig, WandbConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.lanes import Order
-from trainer.data.packing import Budget, SpecialIds, pack
+from trainer.data.budget import Budget
+from trainer.data.packing import pack
 from trainer.data.sentences import Side
+from trainer.data.tokenizer import SpecialIds
 from trainer.engine.config import EngineConfig, OptimizerConfig
 from trainer.metrics import read_metrics
 
@@ -30,7 +32,7 @@ def test_the_variable_length_kernel_agrees_with_padded_attention() -> None:
     model = Transformer(SIZES, 100, pad_id=0, compute_dtype=torch.float32)
     lengths = Order(1, (40,), (1.0,), 8, 1).draw(0, Order(1, (40,), (1.0,), 8, 1).start())[1] + 3
     tokens = torch.randint(4, 100, (int(lengths.sum()),)).numpy()
-    batch = pack(Side(tokens, lengths), Side(tokens, lengths), SpecialIds(0, 2))
+    batch = pack(Side(tokens, lengths), Side(tokens, lengths), SpecialIds(0, 0, 2))
     expected, _ = model(batch, 0.1)
     expected.backward()
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
@@ -38,7 +40,7 @@ def test_the_variable_length_kernel_agrees_with_padded_attention() -> None:
     model.compute_dtype = torch.bfloat16
     model.cuda()
     # As the data come on CUDA: filler sentences, and sentence slots without any token.
-    filled = pack(Side(tokens, lengths), Side(tokens, lengths), SpecialIds(0, 2), Budget(512, 512, 24, 64))
+    filled = pack(Side(tokens, lengths), Side(tokens, lengths), SpecialIds(0, 0, 2), Budget(512, 512, 24, 64))
     for shape in (batch, filled):
         model.zero_grad()
         found, _ = model(shape.to("cuda"), 0.1)

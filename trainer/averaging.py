@@ -6,9 +6,10 @@ from torch import Tensor
 
 from trainer import configuration
 from trainer.checkpoint import list_checkpoints, read_weights, verify
-from trainer.data.tokenizer import Tokenizer
+from trainer.configuration import CONFIG_FILE
+from trainer.data.tokenizer import TokenizerPair
 from trainer.errors import UserError
-from trainer.model_directory import CONFIG, TOKENIZER, build_model, put_weights, refuse_existing, save_model_directory
+from trainer.model_directory import build_model, put_weights, refuse_existing, save_model_directory
 
 
 def average(run_directory: Path, last: int, output: Path) -> None:
@@ -17,12 +18,12 @@ def average(run_directory: Path, last: int, output: Path) -> None:
     Holds two sets of weights at a time. Raises UserError where the run has fewer checkpoints or one is damaged.
     """
     refuse_existing(output)
-    config = configuration.load(run_directory / CONFIG)
-    tokenizer = Tokenizer.load(run_directory / TOKENIZER)
+    config = configuration.load(run_directory / CONFIG_FILE)
+    tokenizers = TokenizerPair.load(run_directory)
     weights = mean_weights(choose(run_directory, last))
-    model = build_model(config, tokenizer)
+    model = build_model(config, tokenizers)
     put_weights(model, weights, run_directory)
-    save_model_directory(output, dict(model.named_parameters()), config, tokenizer.model_bytes)
+    save_model_directory(output, dict(model.named_parameters()), config, tokenizers)
 
 
 def choose(run_directory: Path, last: int) -> list[Path]:

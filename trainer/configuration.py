@@ -21,6 +21,9 @@ from trainer.config import Config
 from trainer.errors import UserError
 from trainer.rules import check_rules, settings
 
+CONFIG_FILE = "config.yaml"
+"""The resolved configuration in a run directory or a model directory."""
+
 # The scalars of YAML 1.2. PyYAML follows 1.1, where `7e-4` is text, `no` (also a language) is false and 12:30 is 750.
 _SCALARS = {
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),

@@ -9,8 +9,7 @@ from model.transformer import Transformer
 from trainer.config import EvaluationConfig
 from trainer.data.config import DataConfig
 from trainer.data.feed import Share
-from trainer.data.packing import SpecialIds
-from trainer.data.tokenizer import Tokenizer
+from trainer.data.tokenizer import TokenizerPair
 from trainer.data.validation import ValidationSet, validation_batches
 from trainer.engine.base import Engine
 from trainer.model_directory import put_weights
@@ -30,13 +29,13 @@ class Evaluator:
     def __init__(
         self,
         replica: Transformer,
-        tokenizer: Tokenizer,
+        tokenizers: TokenizerPair,
         sets: Sequence[ValidationSet],
         config: EvaluationConfig,
         data: DataConfig,
     ) -> None:
         self._replica = replica.eval()
-        self._tokenizer, self._sets = tokenizer, sets
+        self._tokenizers, self._sets = tokenizers, sets
         self._config, self._data = config, data
 
     def evaluate(self, engine: Engine) -> list[dict[str, Any]]:
@@ -65,7 +64,7 @@ class Evaluator:
     @torch.inference_mode()
     def _nll(self, engine: Engine, validation: ValidationSet) -> list[float]:
         """This rank's sums: nats and target tokens."""
-        ids = SpecialIds(self._tokenizer.pad_id, self._tokenizer.bos_id)
+        ids = self._tokenizers.special_ids
         share = Share(engine.rank, engine.world_size)
         nll = tokens = 0.0
         for batch in validation_batches(validation.pairs, ids, self._data.max_tokens, share):
@@ -74,7 +73,7 @@ class Evaluator:
         return [nll, tokens]
 
     def _scores(self, engine: Engine, validation: ValidationSet, num_translated: int) -> dict[str, Any]:
-        translator = Translator(self._replica, self._tokenizer, self._data.max_length, self._config, engine.device)
+        translator = Translator(self._replica, self._tokenizers, self._data.max_length, self._config, engine.device)
         own = validation.sources[engine.rank : num_translated : engine.world_size]
         hypotheses = interleave(engine.gather(translator.translate(own)))
         references = validation.references[:num_translated]

@@ -211,10 +211,11 @@ class Loop:
         )
 
     def _report(self, result: StepResult, rate: float) -> None:
-        memory = max(self.engine.gather(self.engine.peak_memory()))
-        measured = self._meter.report(self.progress.step) | {"lr": rate, "peak_memory": memory}
+        memory, states = zip(*self.engine.gather((self.engine.peak_memory(), self.data.state())), strict=True)
+        measured = self._meter.report(self.progress.step) | {"lr": rate, "peak_memory": max(memory)}
         where = {"step": self.progress.step, "target_tokens": self.progress.target_tokens}
-        self.reporter.train(where | asdict(result) | {"ppl": perplexity(result.nll)} | measured)
+        consumed = {"data": merge_states(states)["consumed"]}
+        self.reporter.train(where | asdict(result) | {"ppl": perplexity(result.nll)} | measured | consumed)
 
     def _evaluate(self) -> bool:
         """Validates on all ranks; whether the score is the best so far (never without validation sets)."""

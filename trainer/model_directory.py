@@ -1,6 +1,6 @@
 """The artefact to use: a directory with the weights, the configuration and the tokenizer of one trained model.
 
-    model.safetensors (fp32, by parameter name)   config.yaml   tokenizer.model
+    model.safetensors (fp32, by parameter name)   config.yaml   tokenizer.model (or one for each language)
 
 Nothing in it needs an engine to be read. A run directory and a checkpoint can be loaded in its place.
 """
@@ -27,10 +27,11 @@ from trainer.checkpoint import (
     verify,
 )
 from trainer.config import Config
-from trainer.data.tokenizer import Tokenizer
+from trainer.configuration import CONFIG_FILE
+from trainer.data.tokenizer import TokenizerPair
 from trainer.errors import UserError
 
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.yaml", "tokenizer.model"
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ class LoadedModel:
     """A model in eval mode on its device, with what is needed to feed it."""
 
     model: Transformer
-    tokenizer: Tokenizer
+    tokenizers: TokenizerPair
     config: Config
     device: torch.device
 
 
 def save_model_directory(
-    directory: Path, weights: Mapping[str, Tensor], config: Config, tokenizer_bytes: bytes
+    directory: Path, weights: Mapping[str, Tensor], config: Config, tokenizers: TokenizerPair
 ) -> None:
     """Writes a model directory under a temporary name and publishes it by one rename.
 
@@ -57,8 +58,9 @@ def save_model_directory(
         temporary.mkdir(parents=True)
         fp32 = {name: weight.detach().to("cpu", torch.float32).contiguous() for name, weight in weights.items()}
         save_file(fp32, temporary / WEIGHTS)
-        (temporary / CONFIG).write_text(configuration.dump(config), encoding="utf-8")
-        (temporary / TOKENIZER).write_bytes(tokenizer_bytes)
+        (temporary / CONFIG_FILE).write_text(configuration.dump(config), encoding="utf-8")
+        for name, content in tokenizers.files().items():
+            (temporary / name).write_bytes(content)
         temporary.rename(directory)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -78,13 +80,13 @@ def load(path: Path, device: str = "auto") -> LoadedModel:
     hardware is made for; on the CPU it computes in fp32. Raises UserError where something is missing or damaged.
     """
     home, checkpoint = _locate(path)
-    config = configuration.load(home / CONFIG)
-    tokenizer = Tokenizer.load(home / TOKENIZER)
+    config = configuration.load(home / CONFIG_FILE)
+    tokenizers = TokenizerPair.load(home)
     place = _choose_device(device)
     bf16 = place.type == "cuda" and config.engine.precision == "bf16"
-    model = build_model(config, tokenizer, torch.bfloat16 if bf16 else torch.float32)
+    model = build_model(config, tokenizers, torch.bfloat16 if bf16 else torch.float32).eval()
     put_weights(model, read_weights(checkpoint) if checkpoint else _read_model_weights(home / WEIGHTS), path)
-    return LoadedModel(model.to(place, model.compute_dtype), tokenizer, config, place)
+    return LoadedModel(model.to(place, model.compute_dtype), tokenizers, config, place)
 
 
 def _choose_device(wanted: str) -> torch.device:
@@ -93,9 +95,16 @@ def _choose_device(wanted: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
 
 
-def build_model(config: Config, tokenizer: Tokenizer, compute_dtype: torch.dtype = torch.float32) -> Transformer:
-    """The configured model in eval mode, fp32 parameters on the CPU, its weights still at random."""
-    return Transformer(config.model, tokenizer.vocab_size, pad_id=tokenizer.pad_id, compute_dtype=compute_dtype).eval()
+def build_model(config: Config, tokenizers: TokenizerPair, compute_dtype: torch.dtype = torch.float32) -> Transformer:
+    """The configured model in training mode, fp32 parameters on the CPU, drawn from torch's global seed."""
+    return Transformer(
+        config.model,
+        tokenizers.target.vocab_size,
+        pad_id=tokenizers.target.pad_id,
+        source_vocab_size=tokenizers.source.vocab_size,
+        activation_checkpointing=config.engine.activation_checkpointing,
+        compute_dtype=compute_dtype,
+    )
 
 
 def put_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: Path | str) -> None:
@@ -135,7 +144,7 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
 
 def _best_checkpoint(run_directory: Path) -> Path:
     """The sound checkpoint with the highest validation score; where none was scored, the newest."""
-    metric = configuration.load(run_directory / CONFIG).evaluation.metric
+    metric = configuration.load(run_directory / CONFIG_FILE).evaluation.metric
     for checkpoint in best_first(list_checkpoints(run_directory), metric):
         if not verify(checkpoint):
             return checkpoint

@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,10 @@ from trainer import checkpoint
 from trainer.background_tracker import Verdict
 from trainer.config import Config
 from trainer.console import Console, RunFacts
+from trainer.data.encoding import PairEncoder
 from trainer.data.feed import Share, TrainingData, check_world_size
-from trainer.data.packing import SpecialIds
 from trainer.data.prepare import Prepared, open_prepared, store_directory
-from trainer.data.tokenizer import Tokenizer
+from trainer.data.tokenizer import TokenizerPair
 from trainer.data.validation import load_validation
 from trainer.engine import create_engine
 from trainer.engine.base import Engine
@@ -28,7 +28,7 @@ from trainer.errors import UserError
 from trainer.evaluation import Evaluator
 from trainer.loop import Collaborators, Loop, Progress
 from trainer.metrics import MetricsFile
-from trainer.model_directory import build_model as build_replica
+from trainer.model_directory import build_model
 from trainer.reporting import Reporter
 from trainer.run_directory import metrics_path, owning, prepare
 from trainer.signals import StopRequest
@@ -51,63 +51,58 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> str:
     prepared = prepared or open_prepared(config.data, config.run.directory)
     stop = StopRequest().install()  # until here there is nothing to save, and a signal ends the process
     try:
-        with owning(config.run.directory) if rank == 0 else nullcontext():
-            return _train(config, prepared, stop, give_up)
+        directory = Path(config.run.directory)
+        with (
+            owning(directory) if rank == 0 else nullcontext(),
+            # First, so that its processes start while the model is built.
+            closing(training_data(config, prepared, Share(rank, world_size), device)) as data,
+            closing(Watchdog(directory, rank, config.hang, give_up).start()) as watchdog,
+        ):
+            return _train(config, prepared, data, stop, watchdog)
     finally:
         processes.leave()
 
 
-def _train(config: Config, prepared: Prepared, stop: StopRequest, give_up: Callable[[str], None]) -> str:
-    model = build_model(config, prepared.tokenizer)
+def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopRequest, watchdog: Watchdog) -> str:
+    model = initial_model(config, prepared.tokenizers)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = create_engine(model, config.engine, config.optimizer)
-    data = training_data(config, prepared, engine)
     resumed = newest_verified(engine, Path(config.run.directory))
     progress = restore(resumed, config, engine, data) if resumed else Progress()
     reporter = _reporter(config, engine, prepared, progress.step, num_parameters)
-    watchdog = Watchdog(Path(config.run.directory), engine.rank, config.hang, give_up).start(progress.step)
     outcome: Verdict = "failed"
     try:
         reporter.start()
-        evaluator = _evaluator(config, prepared.tokenizer)
+        evaluator = _evaluator(config, prepared.tokenizers)
         parts = Collaborators(engine, data, evaluator, reporter, stop, watchdog, partial(_go_back, config, engine))
         verdict = Loop(config, parts, progress).run()
         reporter.finish(progress.step, verdict, _best(config, progress))
         outcome = "interrupted" if verdict in signal.Signals.__members__ else "finished"
         return verdict
     finally:
-        watchdog.close()
-        data.close()
         reporter.close(outcome)
         engine.close()
 
 
-def training_data(config: Config, prepared: Prepared, engine: Engine) -> TrainingData:
+def training_data(config: Config, prepared: Prepared, share: Share, device: torch.device) -> TrainingData:
     """This rank's micro-batches; on CUDA all of one shape."""
+    data, sampling = config.data, config.tokenizer.sampling
+    encoder = PairEncoder(prepared.tokenizers, data.max_length, sampling) if data.mode == "stream" else None
     return TrainingData(
         prepared.stores,
-        config.data,
-        special_ids(prepared.tokenizer),
+        data,
+        prepared.tokenizers.special_ids,
         seed=config.run.seed,
-        share=Share(engine.rank, engine.world_size),
-        static=engine.device.type == "cuda",
+        share=share,
+        static=device.type == "cuda",
+        encoder=encoder,
     )
 
 
-def special_ids(tokenizer: Tokenizer) -> SpecialIds:
-    return SpecialIds(tokenizer.pad_id, tokenizer.bos_id)
-
-
-def build_model(config: Config, tokenizer: Tokenizer) -> Transformer:
+def initial_model(config: Config, tokenizers: TokenizerPair) -> Transformer:
     """The model of a run in host memory, initialised from `run.seed` alone: alike on every rank."""
     torch.manual_seed(config.run.seed)
-    return Transformer(
-        config.model,
-        tokenizer.vocab_size,
-        pad_id=tokenizer.pad_id,
-        activation_checkpointing=config.engine.activation_checkpointing,
-        compute_dtype=compute_dtype(config.engine),
-    )
+    return build_model(config, tokenizers, compute_dtype(config.engine))
 
 
 def compute_dtype(config: EngineConfig) -> torch.dtype:
@@ -164,13 +159,13 @@ def _restore_engine(path: Path, config: Config, engine: Engine) -> Progress:
     return Progress.from_document(checkpoint.read_document(path, "trainer.json"), config.evaluation.metric)
 
 
-def _evaluator(config: Config, tokenizer: Tokenizer) -> Evaluator | None:
+def _evaluator(config: Config, tokenizers: TokenizerPair) -> Evaluator | None:
     if not config.data.valid:
         return None
-    replica = build_replica(config, tokenizer, compute_dtype(config.engine))
+    replica = build_model(config, tokenizers, compute_dtype(config.engine))
     store = store_directory(config.data, config.run.directory)
-    sets = [load_validation(corpus, tokenizer, store) for corpus in config.data.valid]
-    return Evaluator(replica, tokenizer, sets, config.evaluation, config.data)
+    sets = [load_validation(corpus, tokenizers, store) for corpus in config.data.valid]
+    return Evaluator(replica, tokenizers, sets, config.evaluation, config.data)
 
 
 def _reporter(config: Config, engine: Engine, prepared: Prepared, start_step: int, num_parameters: int) -> Reporter:

@@ -1,6 +1,6 @@
 """The run directory: whose it is, and what lies in it before the first step.
 
-RUN/config.yaml  RUN/tokenizer.model  RUN/data/…  RUN/metrics.jsonl  RUN/checkpoints/…
+RUN/config.yaml  RUN/tokenizer.model (or one for each language)  RUN/data/…  RUN/metrics.jsonl  RUN/checkpoints/…
 """
 
 import errno
@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.config import Config
-from trainer.configuration import dump, load, require_same_run
+from trainer.configuration import CONFIG_FILE, dump, load, require_same_run
 from trainer.data.prepare import Prepared
 from trainer.data.prepare import prepare as prepare_data
+from trainer.data.sources import check_sources
+from trainer.data.tokenizer import TOKENIZER_FILES
 from trainer.errors import UserError
 
 OWNER = "owner"
@@ -24,12 +26,12 @@ _UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROFS
 
 def config_path(directory: str | Path) -> Path:
     """The resolved configuration of a run."""
-    return Path(directory) / "config.yaml"
+    return Path(directory) / CONFIG_FILE
 
 
-def tokenizer_path(directory: str | Path) -> Path:
-    """The SentencePiece model of a run."""
-    return Path(directory) / "tokenizer.model"
+def tokenizer_paths(directory: str | Path) -> list[Path]:
+    """Where the SentencePiece models of a run may lie."""
+    return [Path(directory) / name for name in TOKENIZER_FILES]
 
 
 def metrics_path(directory: str | Path) -> Path:
@@ -37,18 +39,19 @@ def metrics_path(directory: str | Path) -> Path:
     return Path(directory) / "metrics.jsonl"
 
 
-def prepare(config: Config) -> Prepared:
-    """Opens the run directory for `config` and makes its tokenizer and token stores where they are missing.
+def prepare(config: Config, workers: int | None = None) -> Prepared:
+    """Opens the run directory for `config` and makes its tokenizers and stores where they are missing.
 
-    Needs no torch. Raises UserError where the directory belongs to another run, is in use or cannot be written, or
+    In `workers` processes (None: one for each core). Raises UserError where the directory belongs to another run, is in use or cannot be written, or
     where the corpora cannot be used; of a run that never came to be, nothing is then left.
     """
+    check_sources([*config.data.train, *config.data.valid])
     directory = Path(config.run.directory)
     is_new = not os.path.exists(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with owning(directory):
-            return _prepare(config, directory)
+            return _prepare(config, directory, workers)
     except OSError as error:
         if error.errno not in _UNUSABLE:
             raise
@@ -61,24 +64,30 @@ def prepare(config: Config) -> Prepared:
             _remove_if_unused(directory)
 
 
-def _prepare(config: Config, directory: Path) -> Prepared:
+def _prepare(config: Config, directory: Path, workers: int | None) -> Prepared:
     path = config_path(directory)
-    if path.exists():
+    if path.exists() and _has_begun(directory):
         require_same_run(load(path), config)
-    else:  # left by a preparation that came to nothing: nobody knows what it was trained on
-        tokenizer_path(directory).unlink(missing_ok=True)
-    prepared = prepare_data(config.data, config.tokenizer, directory)
+    else:  # nothing has been learnt yet: people look at the data, change a setting and look again
+        for left in tokenizer_paths(directory):
+            left.unlink(missing_ok=True)
+    prepared = prepare_data(config.data, config.tokenizer, directory, workers)
     temporary = path.with_name(f".tmp-{path.name}")
     temporary.write_text(dump(config), encoding="utf-8")
     temporary.rename(path)
     return prepared
 
 
+def _has_begun(directory: Path) -> bool:
+    """Whether a training has left anything that depends on the configuration."""
+    return metrics_path(directory).exists() or (directory / "checkpoints").exists()
+
+
 def _remove_if_unused(directory: Path) -> None:
     """A new directory in which no run came to be must not be in the way of the next try."""
     if not directory.is_dir() or config_path(directory).exists():
         return
-    for left in (tokenizer_path(directory), directory / OWNER):
+    for left in (*tokenizer_paths(directory), directory / OWNER):
         left.unlink(missing_ok=True)
     for folder in (directory / "data", directory):
         if folder.is_dir() and not any(folder.iterdir()):

@@ -60,12 +60,21 @@ def _print_to_stderr(text: str) -> None:
 
 
 def chart_values(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a record under their names in W&B: `train/loss`, `valid/<name>/bleu`; the x-axes stay bare."""
+    """The numbers of a record under their names in W&B: `train/loss`, `valid/<name>/bleu`, `data/<corpus>/pairs`; the
+    x-axes stay bare."""
     groups = {"train": "train", "valid": f"valid/{record.get('name')}"}
     if record["kind"] not in groups:
         return {}
     numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
-    return {key if key in X_AXES else f"{groups[record['kind']]}/{key}": value for key, value in numbers.items()}
+    group = groups[record["kind"]]
+    values = {key if key in X_AXES else f"{group}/{key}": value for key, value in numbers.items()}
+    return values | _flattened("data", record.get("data", {}))
+
+
+def _flattened(path: str, value: Any) -> dict[str, float]:
+    if isinstance(value, Mapping):
+        return {name: n for key, item in value.items() for name, n in _flattened(f"{path}/{key}", item).items()}
+    return {path: value}
 
 
 class WandbSink:
@@ -163,6 +172,7 @@ class WandbSink:
             self._run.define_metric(axis)
         self._run.define_metric("train/*", step_metric="step")
         self._run.define_metric("valid/*", step_metric="step")
+        self._run.define_metric("data/*", step_metric="step")
 
     def _run_id(self) -> str:
         path = self._directory / "wandb_id"

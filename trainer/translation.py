@@ -12,7 +12,7 @@ import torch
 
 from model.search import SearchableModel, SearchConfig, search
 from trainer.config import EvaluationConfig
-from trainer.data.tokenizer import Tokenizer
+from trainer.data.tokenizer import TokenizerPair
 from trainer.errors import UserError
 from trainer.model_directory import load
 
@@ -37,12 +37,12 @@ class Translator:
     def __init__(
         self,
         model: SearchableModel,
-        tokenizer: Tokenizer,
+        tokenizers: TokenizerPair,
         max_length: int,
         decoding: EvaluationConfig,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._model, self._tokenizer, self._device = model, tokenizer, device
+        self._model, self._tokenizers, self._device = model, tokenizers, device
         self._max_length, self._decoding = max_length, decoding
         self._warned = False
 
@@ -50,7 +50,8 @@ class Translator:
         self, lines: Sequence[str], beam_size: int | None = None, length_penalty: float | None = None
     ) -> list[str]:
         """One translation a line, in order; the translation of a blank line is empty."""
-        pieces = [self._encode(line, ids) for line, ids in zip(lines, self._tokenizer.encode(lines), strict=True)]
+        encoded = self._tokenizers.source.encode(lines)
+        pieces = [self._encode(line, ids) for line, ids in zip(lines, encoded, strict=True)]
         config = self._search_config(beam_size, length_penalty)
         translated = iter(self._search([ids for group in pieces for ids in group], config))
         return [" ".join(next(translated) for _ in group) for group in pieces]
@@ -76,31 +77,31 @@ class Translator:
                 len(ids) + 1,
                 self._max_length,
             )
-        pieces = split(line, lambda text: self._fits(self._tokenizer.encode([text])[0]))
-        return self._tokenizer.encode(pieces)
+        pieces = split(line, lambda text: self._fits(self._tokenizers.source.encode([text])[0]))
+        return self._tokenizers.source.encode(pieces)
 
     def _fits(self, ids: list[int]) -> bool:
         return len(ids) < self._max_length
 
     def _search(self, pieces: list[list[int]], config: SearchConfig) -> list[str]:
         """The best translation of each source, given without eos."""
-        sources = [[*ids, config.eos_id] for ids in pieces]
+        sources = [[*ids, self._tokenizers.source.eos_id] for ids in pieces]
         best: list[list[int]] = [[] for _ in sources]
         for batch in batches_by_length([len(source) for source in sources], MAX_BATCH_TOKENS):
             results = search(self._model, [sources[i] for i in batch], config, self._device)
             for i, hypotheses in zip(batch, results, strict=True):
                 best[i] = hypotheses[0].ids if hypotheses else []
         # The byte pieces can spell a line feed, and one line must stay one line.
-        return [" ".join(text.splitlines()) for text in self._tokenizer.decode(best)]
+        return [" ".join(text.splitlines()) for text in self._tokenizers.target.decode(best)]
 
     def _search_config(self, beam_size: int | None, length_penalty: float | None) -> SearchConfig:
-        tokenizer = self._tokenizer
+        target = self._tokenizers.target
         if length_penalty is not None and not 0 <= length_penalty < math.inf:
             raise UserError(f"the length penalty must be a number that is at least 0, but is {length_penalty}.")
         return SearchConfig(
-            bos_id=tokenizer.bos_id,
-            eos_id=tokenizer.eos_id,
-            forbidden_ids=(tokenizer.pad_id, tokenizer.bos_id, tokenizer.unk_id),
+            bos_id=target.bos_id,
+            eos_id=target.eos_id,
+            forbidden_ids=(target.pad_id, target.bos_id, target.unk_id),
             beam_size=self._decoding.beam_size if beam_size is None else beam_size,
             length_penalty=self._decoding.length_penalty if length_penalty is None else length_penalty,
         )
@@ -110,7 +111,7 @@ def load_translator(path: Path, device: str = "auto") -> Translator:
     """A translator from a model directory, a run directory or a checkpoint. Raises UserError as `load` does."""
     loaded = load(path, device)
     config = loaded.config
-    return Translator(loaded.model, loaded.tokenizer, config.data.max_length, config.evaluation, loaded.device)
+    return Translator(loaded.model, loaded.tokenizers, config.data.max_length, config.evaluation, loaded.device)
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:

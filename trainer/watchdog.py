@@ -48,9 +48,9 @@ class Watchdog:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def start(self, step: int) -> "Watchdog":
-        """Begins to watch a run that stands at `step`."""
-        self._step, self._last = step, time.monotonic()
+    def start(self) -> "Watchdog":
+        """Begins to watch."""
+        self._last = time.monotonic()
         self._stem.parent.mkdir(parents=True, exist_ok=True)
         self._thread.start()
         return self
@@ -107,7 +107,8 @@ class Watchdog:
         with suppress(OSError), stacks.open("w") as file:
             faulthandler.dump_traceback(file)
         self._give_up(
-            f"dragoman: rank {self._rank} on {socket.gethostname()} has made no progress for {seconds:.0f} s after "
-            f"step {self._step} ({self._phase}); the stacks of its threads are in {stacks}. The same command goes on "
-            "from the newest checkpoint; `hang.minutes` and `hang.factor` bound how long a rank may be silent."
+            f"dragoman: rank {self._rank} on {socket.gethostname()} has made no progress for {seconds:.0f} s in the "
+            f"phase {self._phase!r} after step {self._step}; the stacks of its threads are in {stacks}. The same "
+            "command goes on from the newest checkpoint; `hang.minutes` and `hang.factor` bound how long a rank may "
+            "be silent."
         )

@@ -29,14 +29,14 @@ import torch
 from model.config import PRESETS, ModelConfig
 from trainer.config import Config, RunConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
-from trainer.data.feed import TrainingData
+from trainer.data.feed import Share, TrainingData
 from trainer.data.packing import MicroBatch
 from trainer.data.prepare import Prepared, prepare
 from trainer.engine import create_engine
 from trainer.engine.base import Engine
 from trainer.engine.config import EngineConfig, OptimizerConfig
 from trainer.loop import training_loss
-from trainer.run import build_model, training_data
+from trainer.run import initial_model, training_data
 from trainer.schedule import learning_rate
 
 # Dense bf16 peaks in FLOP/s from NVIDIA's data sheets, by a part of the device's name.
@@ -136,9 +136,9 @@ def validation_nll(config: Config, prepared: Prepared, engine: Engine, source: s
     from trainer.evaluation import Evaluator
 
     corpus = CorpusConfig(source=source, target=target, name="valid")
-    sets = [load_validation(corpus, prepared.tokenizer)]
+    sets = [load_validation(corpus, prepared.tokenizers)]
     evaluation = replace(config.evaluation, max_sentences=0)
-    evaluator = Evaluator(build_model(config, prepared.tokenizer), prepared.tokenizer, sets, evaluation, config.data)
+    evaluator = Evaluator(initial_model(config, prepared.tokenizers), prepared.tokenizers, sets, evaluation, config.data)
     return evaluator.evaluate(engine)[0]["nll"]
 
 
@@ -202,9 +202,9 @@ def main() -> None:
         config = configuration(arguments, directory)
         Path(directory).mkdir(exist_ok=True)
         prepared = prepare(config.data, config.tokenizer, directory)
-        engine = create_engine(build_model(config, prepared.tokenizer), config.engine, config.optimizer)
-        data = training_data(config, prepared, engine)
-        vocab_size = prepared.tokenizer.vocab_size
+        engine = create_engine(initial_model(config, prepared.tokenizers), config.engine, config.optimizer)
+        data = training_data(config, prepared, Share(engine.rank, engine.world_size), engine.device)
+        vocab_size = prepared.tokenizers.target.vocab_size
         window, loss, total = measure(config, engine, data, vocab_size, (arguments.warm, arguments.tokens))
         line = {"peer": arguments.peer, "preset": arguments.preset} | report(config, engine, window, vocab_size)
         line |= {"train_loss_last": round(loss, 4), "total_tokens_incl_warm": total}

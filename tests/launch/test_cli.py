@@ -13,7 +13,7 @@ from launch import commands
 from launch.cli import main
 from trainer.errors import UserError
 
-COMMANDS = ("train", "prepare", "translate", "evaluate", "average", "config")
+COMMANDS = ("train", "prepare", "data", "translate", "evaluate", "average", "config")
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
 
 
@@ -57,7 +57,9 @@ def test_config_needs_no_torch() -> None:
         (["config", QUICKSTART, "--verbose"], "--verbose"),
         (["train", QUICKSTART, "data.max_tokens=8"], "`data.max_tokens` must be at least"),
         (["train", QUICKSTART, "--processes", "0"], "must be at least 1"),
-        (["train", QUICKSTART, "--processes", "x"], "invalid"),
+        (["train", QUICKSTART, "--processes", "x"], "must be a whole number"),
+        (["data", QUICKSTART, "--examples", "-1"], "must be at least 0"),
+        (["data", QUICKSTART, "data.train=[{source: no.en, target: no.de}]"], "no.en"),
         (["train", QUICKSTART, "--processes", "3"], "3 processes"),
         (["train", QUICKSTART, "data.train=[{source: no.en, target: no.de}]"], "no.en"),
         (["evaluate", "--reference", "a"], "MODEL"),

@@ -14,7 +14,7 @@ from model.transformer import Transformer
 from trainer import configuration
 from trainer.config import CheckpointConfig, Config, RunConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
-from trainer.data.tokenizer import Tokenizer, train_tokenizer
+from trainer.data.tokenizer import TokenizerPair, train_tokenizer
 from trainer.engine.base import Fragment
 from trainer.model_directory import build_model
 from trainer.saving import Saver
@@ -49,12 +49,12 @@ class SavingEngine:
 class TinyRun:
     directory: Path
     config: Config
-    tokenizer: Tokenizer
+    tokenizers: TokenizerPair
 
     def model(self, seed: int) -> Transformer:
         """At random, with embeddings large enough for decided choices and sentences that end."""
         torch.manual_seed(seed)
-        model = build_model(self.config, self.tokenizer)
+        model = build_model(self.config, self.tokenizers).eval()
         with torch.no_grad():
             for table in model.tables.parameters():
                 table.mul_(4.0)
@@ -68,21 +68,43 @@ class TinyRun:
 
 
 @pytest.fixture(scope="session")
-def tiny_tokenizer() -> Tokenizer:
-    return train_tokenizer(iter(sentences(200)), TokenizerConfig(vocab_size=300))
+def tiny_tokenizers() -> TokenizerPair:
+    joint = train_tokenizer(iter(sentences(200)), TokenizerConfig(vocab_size=300))
+    return TokenizerPair(joint, joint)
+
+
+@pytest.fixture(scope="session")
+def separate_tokenizers(tiny_tokenizers: TokenizerPair) -> TokenizerPair:
+    """The target's pieces are other ones, and more."""
+    target = train_tokenizer(iter(sentences(200, seed=1)), TokenizerConfig(kind="bpe", vocab_size=310))
+    return TokenizerPair(tiny_tokenizers.source, target)
 
 
 @pytest.fixture
-def tiny_run(tmp_path: Path, tiny_tokenizer: Tokenizer) -> TinyRun:
+def tiny_run(tmp_path: Path, tiny_tokenizers: TokenizerPair) -> TinyRun:
     """A run directory with configuration and tokenizer, no checkpoints yet."""
-    directory = tmp_path / "run"
+    return _write_run(tmp_path / "run", tiny_tokenizers)
+
+
+@pytest.fixture
+def separate_run(tmp_path: Path, separate_tokenizers: TokenizerPair) -> TinyRun:
+    """Like `tiny_run`, each language with a tokenizer of its own."""
+    return _write_run(tmp_path / "run", separate_tokenizers)
+
+
+def _write_run(directory: Path, tokenizers: TokenizerPair) -> TinyRun:
     corpus = CorpusConfig(builtin="phrasebook", name="phrasebook")
     config = Config(
         run=RunConfig(directory=str(directory)),
-        model=ModelConfig(d_model=16, d_ff=32, num_heads=2, num_encoder_layers=1, num_decoder_layers=1),
+        model=ModelConfig(
+            d_model=16, d_ff=32, num_heads=2, num_encoder_layers=1, num_decoder_layers=1,
+            tied_embeddings="all" if tokenizers.joint else "decoder",
+        ),
+        tokenizer=TokenizerConfig(joint=tokenizers.joint),
         data=DataConfig(train=(corpus,), max_length=24, max_tokens=64),
-    )
+    )  # fmt: skip
     directory.mkdir()
-    (directory / "config.yaml").write_text(configuration.dump(config))
-    (directory / "tokenizer.model").write_bytes(tiny_tokenizer.model_bytes)
-    return TinyRun(directory, config, tiny_tokenizer)
+    (directory / configuration.CONFIG_FILE).write_text(configuration.dump(config))
+    for name, content in tokenizers.files().items():
+        (directory / name).write_bytes(content)
+    return TinyRun(directory, config, tokenizers)

@@ -13,7 +13,6 @@ from model.transformer import Transformer
 from tests.trainer.conftest import TinyRun, sentences
 from trainer.config import EvaluationConfig
 from trainer.data.feed import Share
-from trainer.data.packing import SpecialIds
 from trainer.data.validation import ValidationSet, validation_batches
 from trainer.evaluation import NUM_SAMPLES, Evaluator, interleave
 from trainer.scoring import score
@@ -48,7 +47,8 @@ class ThreadEngine:
 
 def validation_set(run: TinyRun, size: int, name: str = "val") -> ValidationSet:
     sources, references = sentences(size, seed=11), sentences(size, seed=12)
-    encoded = [[[*ids, run.tokenizer.eos_id] for ids in run.tokenizer.encode(side)] for side in (sources, references)]
+    sides = ((run.tokenizers.source, sources), (run.tokenizers.target, references))
+    encoded = [[[*ids, tokenizer.eos_id] for ids in tokenizer.encode(lines)] for tokenizer, lines in sides]
     return ValidationSet(name, sources, references, list(zip(*encoded, strict=True)))
 
 
@@ -74,7 +74,7 @@ def evaluate(run: TinyRun, world_size: int, sets: list[ValidationSet], config: E
 
     def work(engine: ThreadEngine) -> Any:
         replica = run.model(seed=99)
-        evaluator = Evaluator(replica, run.tokenizer, sets, config, run.config.data)
+        evaluator = Evaluator(replica, run.tokenizers, sets, config, run.config.data)
         return evaluator.evaluate(engine)  # type: ignore[arg-type]
 
     return on_ranks(world_size, run.model(seed=1), work)
@@ -97,13 +97,13 @@ def test_ranks_together_find_what_one_finds(tiny_run: TinyRun, world_size: int) 
 def test_the_numbers_are_those_of_its_parts(tiny_run: TinyRun) -> None:
     validation, model = validation_set(tiny_run, 11), tiny_run.model(seed=1)
     [[found]] = evaluate(tiny_run, 1, [validation], CONFIG)
-    hypotheses = Translator(model, tiny_run.tokenizer, 24, CONFIG).translate(validation.sources[:7])
+    hypotheses = Translator(model, tiny_run.tokenizers, 24, CONFIG).translate(validation.sources[:7])
     scores = score(hypotheses, [validation.references[:7]])
     assert (found["name"], found["bleu"], found["chrf"]) == ("val", scores.bleu, scores.chrf)
     samples = zip(validation.sources, hypotheses, validation.references[:7], strict=False)
     assert found["samples"] == list(samples)[:NUM_SAMPLES]
 
-    ids = SpecialIds(tiny_run.tokenizer.pad_id, tiny_run.tokenizer.bos_id)
+    ids = tiny_run.tokenizers.special_ids
     each = [validation_batches([pair], ids, 64, Share(0, 1))[0] for pair in validation.pairs]
     with torch.no_grad():
         nll = sum(model(batch)[1].item() for batch in each)

@@ -11,8 +11,9 @@ import torch
 
 from trainer import checkpoint
 from trainer.config import BadStepsConfig, CheckpointConfig, Config, EvaluationConfig, RunConfig, TrackingConfig
-from trainer.data.packing import MicroBatch, SpecialIds, pack
+from trainer.data.packing import MicroBatch, pack
 from trainer.data.sentences import Side
+from trainer.data.tokenizer import SpecialIds
 from trainer.engine.base import Fragment, StepResult
 from trainer.errors import UserError
 from trainer.fragments import HostCopy
@@ -21,7 +22,7 @@ from trainer.signals import StopRequest
 from trainer.watchdog import Watchdog
 
 SENTENCE = Side(np.array([5, 6, 7, 3]), np.array([4]))
-BATCH = MicroBatch(pack(SENTENCE, SENTENCE, SpecialIds(0, 2)), 3, 0, 1, (np.zeros(1, int), np.zeros(1, int)))
+BATCH = MicroBatch(pack(SENTENCE, SENTENCE, SpecialIds(0, 0, 2)), 3, 0, 1, (np.zeros(1, int), np.zeros(1, int)))
 
 
 class FakeEngine:
@@ -55,7 +56,9 @@ class FakeData:
         return [BATCH]
 
     def state(self) -> dict[str, Any]:
-        return {"micro_batches": 1, "lanes": {}}
+        corpus = {"name": "phrasebook", "num_pairs": 8, "rejected": {"copy": 3}}
+        counts = {"pairs": [4], "source_tokens": [30], "target_tokens": [40], "too_long": [2]}
+        return {"micro_batches": 1, "corpora": [corpus], "lanes": {"0": {"counts": counts}}}
 
 
 class FakeReporter:

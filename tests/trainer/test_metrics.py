@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.data.packing import Budget, MicroBatch, SpecialIds, pack
+from trainer.data.budget import Budget
+from trainer.data.packing import MicroBatch, pack
 from trainer.data.sentences import Side
+from trainer.data.tokenizer import SpecialIds
 from trainer.errors import UserError
 from trainer.metrics import MetricsFile, StepMeter, count_cells, read_metrics
 
@@ -112,7 +114,7 @@ def micro_batch(static: Budget | None = None) -> MicroBatch:
     source = Side(np.arange(4, 11), np.array([3, 4]))
     target = Side(np.arange(4, 9), np.array([2, 3]))
     pair_ids = (np.zeros(2, np.int64), np.arange(2))
-    return MicroBatch(pack(source, target, SpecialIds(0, 2), static), index=0, lane=0, seed=1, pair_ids=pair_ids)
+    return MicroBatch(pack(source, target, SpecialIds(0, 0, 2), static), index=0, lane=0, seed=1, pair_ids=pair_ids)
 
 
 def test_packed_batches_have_no_padding() -> None:

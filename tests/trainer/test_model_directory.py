@@ -19,7 +19,7 @@ def same_weights(first: Transformer, second: Transformer) -> bool:
 
 def saved(run: TinyRun, model: Transformer) -> Path:
     output = run.directory.parent / "models" / "tiny"
-    save_model_directory(output, dict(model.named_parameters()), run.config, run.tokenizer.model_bytes)
+    save_model_directory(output, dict(model.named_parameters()), run.config, run.tokenizers)
     return output
 
 
@@ -32,13 +32,31 @@ def test_a_model_directory_comes_back_as_it_was(tiny_run: TinyRun) -> None:
     assert same_weights(loaded.model, model)
     assert not loaded.model.training
     assert loaded.config == tiny_run.config
-    assert loaded.tokenizer.model_bytes == tiny_run.tokenizer.model_bytes
+    assert loaded.tokenizers.files() == tiny_run.tokenizers.files()
+
+
+def test_a_model_of_two_vocabularies_comes_back_as_it_was(separate_run: TinyRun) -> None:
+    model = separate_run.model(seed=1)
+    output = saved(separate_run, model)
+    assert sorted(path.name for path in output.iterdir()) == [
+        "config.yaml", "model.safetensors", "tokenizer.source.model", "tokenizer.target.model"
+    ]  # fmt: skip
+    assert {name: table.shape[0] for name, table in model.tables.named_parameters()} == {
+        "source.weight": 300, "target.weight": 310
+    }  # fmt: skip
+    loaded = load(output, "cpu")
+    assert same_weights(loaded.model, model)
+    assert loaded.tokenizers.files() == separate_run.tokenizers.files()
+    assert same_weights(load(separate_run.publish(10, model), "cpu").model, model)
+    (output / "tokenizer.target.model").unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.target\.model cannot be read"):
+        load(output, "cpu")
 
 
 def test_the_tied_embedding_is_stored_once_and_in_fp32(tiny_run: TinyRun) -> None:
     output = saved(tiny_run, tiny_run.model(seed=1).to(torch.bfloat16))
     weights = load_file(output / "model.safetensors")
-    assert sum(weight.shape[0] == tiny_run.tokenizer.vocab_size for weight in weights.values()) == 1
+    assert sum(weight.shape[0] == tiny_run.tokenizers.target.vocab_size for weight in weights.values()) == 1
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
 
 
@@ -70,7 +88,7 @@ def test_a_refused_write_leaves_nothing_behind(tiny_run: TinyRun) -> None:
     in_the_way = tiny_run.directory.parent / "file"
     in_the_way.write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        save_model_directory(in_the_way / "model", {}, tiny_run.config, b"")
+        save_model_directory(in_the_way / "model", {}, tiny_run.config, tiny_run.tokenizers)
 
 
 def test_damaged_and_missing_parts_are_told(tiny_run: TinyRun) -> None:

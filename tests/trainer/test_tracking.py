@@ -118,6 +118,10 @@ def test_a_full_queue_drops_and_says_how_many() -> None:
 
 def test_numbers_are_grouped_and_the_axes_bare() -> None:
     assert chart_values(TRAIN) == {"step": 3, "target_tokens": 900, "train/loss": 2.5, "train/skipped": False}
+    consumed = {"phrasebook": {"pairs": 5, "passes": 0.25, "rejected": {"copy": 1}}}
+    assert chart_values(TRAIN | {"data": consumed}) == chart_values(TRAIN) | {
+        "data/phrasebook/pairs": 5, "data/phrasebook/passes": 0.25, "data/phrasebook/rejected/copy": 1
+    }  # fmt: skip
     assert chart_values(VALID) == {"step": 3, "valid/val/bleu": 30.5}
     assert chart_values({"kind": "event", "step": 3}) == {}
 

@@ -45,7 +45,7 @@ def test_the_stream_translates_the_same_lines(translator: Translator) -> None:
 def test_decoding_settings_come_from_the_configuration_unless_given(tiny_run: TinyRun) -> None:
     model, lines = tiny_run.model(seed=1), sentences(20, seed=5)
     wide = EvaluationConfig(beam_size=5, length_penalty=2.0)
-    translator = Translator(model, tiny_run.tokenizer, 24, wide)
+    translator = Translator(model, tiny_run.tokenizers, 24, wide)
     greedy = translator.translate(lines, beam_size=1, length_penalty=0.0)
     assert translator.translate(lines) == translator.translate(lines, 5, 2.0) != greedy
     with pytest.raises(UserError, match="at least 0, but is -1"):

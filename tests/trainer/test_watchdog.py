@@ -25,11 +25,11 @@ def test_silence_ends_the_job_and_shows_where_it_hung(tmp_path: Path, capfd: pyt
         said.append(message)
         heard.set()
 
-    dog = Watchdog(tmp_path, 3, HangConfig(factor=2, minutes=0.2 / 60), give_up).start(7)
+    dog = Watchdog(tmp_path, 3, HangConfig(factor=2, minutes=0.2 / 60), give_up).start()
     assert heard.wait(5)
     dog.close()
     assert "rank 3" in said[0]
-    assert "no progress for 0 s after step 7 (start)" in said[0]
+    assert "no progress for 0 s in the phase 'start' after step 0" in said[0]
     stacks = (tmp_path / "heartbeats" / "rank-00003.stacks").read_text()
     assert "test_silence_ends_the_job" in stacks
     assert "test_silence_ends_the_job" in capfd.readouterr().err
@@ -37,7 +37,7 @@ def test_silence_ends_the_job_and_shows_where_it_hung(tmp_path: Path, capfd: pyt
 
 def test_a_rank_that_steps_is_left_alone_and_its_heartbeat_tells_where_it_is(tmp_path: Path) -> None:
     said: list[str] = []
-    dog = Watchdog(tmp_path, 0, HangConfig(factor=2, minutes=0.3 / 60), said.append).start(0)
+    dog = Watchdog(tmp_path, 0, HangConfig(factor=2, minutes=0.3 / 60), said.append).start()
     for step in range(1, 12):
         time.sleep(0.05)
         dog.beat(step)

@@ -78,7 +78,7 @@ class FilterConfig:
     empty: bool = True
     max_length_ratio: float | None = 4.0
     copies: bool = True
-    min_letters: float | None = 0.4
+    min_letters: float | None = 0.2
     duplicates: bool = True
     language_id: str | None = None
     languages: tuple[str, str] | None = None

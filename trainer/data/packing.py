@@ -10,42 +10,9 @@ import torch
 from torch import Tensor
 
 from model.batch import PackedBatch
+from trainer.data.budget import Budget
 from trainer.data.sentences import IntArray, Side, token_index
-
-_MULTIPLE = 64
-
-
-@dataclass(frozen=True)
-class SpecialIds:
-    """The ids that packing itself writes."""
-
-    pad_id: int
-    bos_id: int
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a micro-batch may hold: real tokens of either side (eos included) and sentences.
-
-    `max_length` bounds each sentence. Each side's budget holds at least one sentence of that length.
-    """
-
-    max_source_tokens: int
-    max_target_tokens: int
-    max_sentences: int
-    max_length: int
-
-    def __post_init__(self) -> None:
-        assert min(self.max_source_tokens, self.max_target_tokens) >= self.max_length, "one pair must always fit"
-
-    @property
-    def num_filler_sentences(self) -> int:
-        """Enough sentences of at most `max_length` tokens to fill an empty batch, one token to each in a full one."""
-        return -(-(max(self.max_source_tokens, self.max_target_tokens) + _MULTIPLE) // (self.max_length - 1))
-
-    def static_tokens(self, max_tokens: int) -> int:
-        """Length of a filled side: the budget and one token per filler sentence, in whole tiles of 64."""
-        return -(-(max_tokens + self.num_filler_sentences) // _MULTIPLE) * _MULTIPLE
+from trainer.data.tokenizer import SpecialIds
 
 
 @dataclass(frozen=True)
@@ -81,14 +48,15 @@ def pack(source: Side, target: Side, ids: SpecialIds, static: Budget | None = No
     """
     num_target_tokens = len(target.token_L)
     if static is not None:
-        source, target = (_filled(side, n, static, ids.pad_id) for side, n in _static_sizes(source, target, static))
+        source = _filled(source, static.max_source_tokens, static, ids.source_pad_id)
+        target = _filled(target, static.max_target_tokens, static, ids.target_pad_id)
     source_cu, target_cu = _cu(source.length_N), _cu(target.length_N)
     target_out_T = target.token_L.astype(np.int64)
     target_in_T = np.empty_like(target_out_T)
     target_in_T[1:] = target_out_T[:-1]
     first_N = target_cu[:-1][target.length_N > 0]
     # Filler sentences are left alone: they are padding throughout, and nobody reads them.
-    target_in_T[first_N] = np.where(target_out_T[first_N] == ids.pad_id, ids.pad_id, ids.bos_id)
+    target_in_T[first_N] = np.where(target_out_T[first_N] == ids.target_pad_id, ids.target_pad_id, ids.bos_id)
     return PackedBatch(
         source_S=torch.from_numpy(source.token_L.astype(np.int64)),
         source_positions_S=_positions(source.length_N),
@@ -103,13 +71,8 @@ def pack(source: Side, target: Side, ids: SpecialIds, static: Budget | None = No
     )
 
 
-def _static_sizes(source: Side, target: Side, budget: Budget) -> tuple[tuple[Side, int], tuple[Side, int]]:
-    source_tokens = budget.static_tokens(budget.max_source_tokens)
-    return (source, source_tokens), (target, budget.static_tokens(budget.max_target_tokens))
-
-
-def _filled(side: Side, num_tokens: int, budget: Budget, pad_id: int) -> Side:
-    missing = num_tokens - len(side.token_L)
+def _filled(side: Side, max_tokens: int, budget: Budget, pad_id: int) -> Side:
+    missing = budget.static_tokens(max_tokens) - len(side.token_L)
     num_slots = budget.max_sentences + budget.num_filler_sentences
     length_N = np.zeros(num_slots, np.int64)
     length_N[: len(side.length_N)] = side.length_N

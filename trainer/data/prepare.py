@@ -1,166 +1,198 @@
-"""From the configured corpora to a tokenizer and token stores on disk."""
+"""From the configured corpora to tokenizers and stores on disk."""
 
 import hashlib
 import json
 import os
-import random
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
+from trainer.data.assembly import assemble, counts_by_reason
+from trainer.data.config import CorpusConfig, DataConfig, FilterConfig, TokenizerConfig
+from trainer.data.encoding import PairEncoder
+from trainer.data.filters import PairFilter
+from trainer.data.part_workers import PartWorkers
+from trainer.data.parts import PartFile, PartMaker
 from trainer.data.progress import show_progress
+from trainer.data.publishing import telling_full_disk
+from trainer.data.run_tokenizers import run_tokenizers
+from trainer.data.sample import nothing_left, sample_corpora, sample_stores
+from trainer.data.sentences import Side
 from trainer.data.sources import Block, check_sources, corpus_name, corpus_place, read_pairs, source_identity
-from trainer.data.store import Store, publish_file, writing_store
-from trainer.data.tokenizer import Tokenizer, train_tokenizer
+from trainer.data.store import TEXT_DTYPE, Store, token_dtype, writing_store
+from trainer.data.tokenizer import TokenizerPair
 from trainer.data.validation import copy_validation
+from trainer.data.worker_processes import death_is_told
+from trainer.data.working_folder import working_folder
 from trainer.errors import UserError
 
-_STORE_FORMAT = 1
-_SAMPLE_SEED = 1
-
-IdPairs = tuple[list[list[int]], list[list[int]]]
+_STORE_FORMAT = 2
+_FINGERPRINT_LENGTH = 16
+_WORK = ".parts-"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The tokenizer of a run and the stores of its training corpora, in the order of `data.train`.
+    """The tokenizers of a run and the stores of its training corpora, in the order of `data.train`.
 
     `reused` tells, store by store, whether it was there already.
     """
 
-    tokenizer: Tokenizer
+    tokenizers: TokenizerPair
     stores: tuple[Store, ...]
     reused: tuple[bool, ...]
 
 
-def prepare(data: DataConfig, tokenizer: TokenizerConfig, run_directory: str | os.PathLike[str]) -> Prepared:
-    """Makes what is missing of the run's tokenizer and token stores, and opens both; progress goes to stderr.
+def prepare(
+    data: DataConfig, tokenizer: TokenizerConfig, run_directory: str | os.PathLike[str], workers: int | None = None
+) -> Prepared:
+    """Makes what is missing of the run's tokenizers and stores, and opens them; progress goes to stderr.
 
-    The tokenizer becomes `<run>/tokenizer.model`, the stores lie in `data.cache`, each under a name that changes with
-    its source files, tokenizer and `data.max_length`; so do copies of the validation text. To be called by one
-    process at a time. Raises UserError for what is wrong with the corpora or the disk.
+    The tokenizers come into the run directory, the stores into `data.cache`, each under a name that changes with all
+    that decides what is in it; so do copies of the validation text. `workers` processes filter and encode (None: one
+    for each core that this process may use); what they have finished is kept over a kill. To be called by one process
+    of a run at a time. Raises UserError for what is wrong with the corpora or the disk.
     """
     if not data.train:
         raise UserError("`data.train` is empty: give at least one corpus to train on.")
     check_sources((*data.train, *data.valid))
-    model = _run_tokenizer(data.train, tokenizer, Path(run_directory) / "tokenizer.model")
-    directory = store_directory(data, run_directory)
-    for corpus in data.valid:
-        copy_validation(corpus, directory)
-    built = [_build_store(corpus, data, model, directory) for corpus in data.train]
-    return Prepared(model, tuple(store for store, _ in built), tuple(reused for _, reused in built))
+    run, cache = Path(run_directory), store_directory(data, run_directory)
+    trained = cache / f"tokenizer-{_fingerprint(_sample_identity(data, tokenizer))[:_FINGERPRINT_LENGTH]}"
+    workers = workers or len(os.sched_getaffinity(0))
+    with telling_full_disk(cache):
+        for corpus in data.valid:
+            copy_validation(corpus, cache)
+        if data.mode == "stream":
+            stores, reused = _build_stores(_Recipe(data, None, cache), workers, {})
+            draw = partial(sample_stores, stores, data, tokenizer.max_training_pairs)
+            return Prepared(run_tokenizers(tokenizer, run, trained, draw), stores, reused)
+        sizes: dict[CorpusConfig, int] = {}
+        tokenizers = run_tokenizers(tokenizer, run, trained, lambda: _sample(data, tokenizer, sizes))
+        return Prepared(tokenizers, *_build_stores(_Recipe(data, tokenizers, cache), workers, sizes))
 
 
 def open_prepared(data: DataConfig, run_directory: str | os.PathLike[str]) -> Prepared:
     """What `prepare` has made, for the other processes of a run; builds nothing, raises UserError where it is not."""
-    model = Tokenizer.load(Path(run_directory) / "tokenizer.model")
-    directory = store_directory(data, run_directory)
-    stores = [Store.open(_store_path(corpus, data, model, directory)) for corpus in data.train]
+    tokenizers, cache = TokenizerPair.load(Path(run_directory)), store_directory(data, run_directory)
+    recipe = _Recipe(data, None if data.mode == "stream" else tokenizers, cache)
+    stores = [Store.open(recipe.path(corpus)) for corpus in data.train]
     for corpus, store in zip(data.train, stores, strict=True):
         if store is None:
-            raise UserError(
-                f"{directory} holds no token store for {corpus_place(corpus)}: run `dragoman prepare` first."
-            )
-    return Prepared(model, tuple(store for store in stores if store is not None), (True,) * len(stores))
+            raise UserError(f"{cache} holds no store for {corpus_place(corpus)}: run `dragoman prepare` first.")
+    return Prepared(tokenizers, tuple(store for store in stores if store is not None), (True,) * len(stores))
 
 
 def store_directory(data: DataConfig, run_directory: str | os.PathLike[str]) -> Path:
-    """Where the token stores of a run lie: `data.cache`, or `data` in the run directory."""
+    """Where the stores of a run lie: `data.cache`, or `data` in the run directory."""
     return Path(data.cache) if data.cache else Path(run_directory) / "data"
 
 
-def _run_tokenizer(corpora: Iterable[CorpusConfig], config: TokenizerConfig, path: Path) -> Tokenizer:
-    given = Tokenizer.load(config.path) if config.path else None
-    if path.exists():
-        model = Tokenizer.load(path)
-        if given is not None and given.fingerprint != model.fingerprint:
-            raise UserError(f"{path} differs from `tokenizer.path` ({config.path}): start a new run directory.")
-        if given is None and model.vocab_size != config.vocab_size:
-            raise UserError(
-                f"`tokenizer.vocab_size` is {config.vocab_size}, but {path} has {model.vocab_size} pieces: "
-                "delete that file to train another tokenizer, or start a new run directory."
-            )
-        return model
-    model = given or train_tokenizer(_training_lines(corpora, config.max_training_pairs), config)
-    publish_file(path, model.model_bytes)
-    return Tokenizer.load(path)
+def other_stores(prepared: Prepared) -> Iterator[tuple[Path, int]]:
+    """What lies beside the run's stores and belongs to other configurations: stores, finished or not, and their bytes."""
+    own = {store.directory for store in prepared.stores}
+    for cache in sorted({store.directory.parent for store in prepared.stores}):
+        for path in sorted(cache.iterdir()):
+            is_unfinished = path.is_dir() and path.name.startswith((_WORK, ".tmp-"))
+            if path not in own and (is_unfinished or Store.open(path) is not None):
+                yield path, sum(file.stat().st_size for file in path.iterdir())
 
 
-def _training_lines(corpora: Iterable[CorpusConfig], max_pairs: int) -> Iterator[str]:
-    """Both sides of at most `max_pairs` pairs, each pair of all corpora as likely as any other (reservoir sampling)."""
-    draw = random.Random(_SAMPLE_SEED)
-    sample: list[tuple[str, str]] = []
-    for number, pair in enumerate(chain.from_iterable(zip(*block, strict=True) for block in _all_blocks(corpora))):
-        if number < max_pairs:
-            sample.append(pair)
-        elif (place := draw.randrange(number + 1)) < max_pairs:
-            sample[place] = pair
-    return chain.from_iterable(sample)
+@dataclass(frozen=True)
+class _Recipe:
+    """All that decides what the stores hold; without tokenizers they hold text."""
+
+    data: DataConfig
+    tokenizers: TokenizerPair | None
+    cache: Path
+
+    def fingerprint(self, corpus: CorpusConfig) -> str:
+        parts = [_STORE_FORMAT, source_identity(corpus), _filters_identity(self.data.filters)]
+        if self.tokenizers is not None:
+            parts += [self.data.max_length, self.tokenizers.fingerprint]
+        return _fingerprint(parts)
+
+    def path(self, corpus: CorpusConfig) -> Path:
+        return self.cache / f"{corpus_name(corpus)}-{self.fingerprint(corpus)[:_FINGERPRINT_LENGTH]}"
+
+    @property
+    def dtype(self) -> str:
+        if self.tokenizers is None:
+            return TEXT_DTYPE
+        return token_dtype(max(self.tokenizers.source.vocab_size, self.tokenizers.target.vocab_size))
+
+    def maker(self) -> PartMaker:
+        encoder = None if self.tokenizers is None else PairEncoder(self.tokenizers, self.data.max_length)
+        return PartMaker(PairFilter(self.data.filters), encoder, self.dtype)
+
+    def texts(self, source: Side, target: Side) -> list[list[str]]:
+        """[source, target] of stored pairs, as the tokenizers write them."""
+        sides = []
+        for name, side in (("source", source), ("target", target)):
+            end_N = side.length_N.cumsum()
+            sentences = [side.token_L[end - length : end] for end, length in zip(end_N, side.length_N, strict=True)]
+            if self.tokenizers is None:
+                sides.append([sentence.tobytes().decode() for sentence in sentences])
+            else:
+                sides.append(getattr(self.tokenizers, name).decode(sentences))
+        return [list(pair) for pair in zip(*sides, strict=True)]
 
 
-def _all_blocks(corpora: Iterable[CorpusConfig]) -> Iterator[Block]:
-    for corpus in corpora:
-        yield from show_progress(read_pairs(corpus), f"reading {corpus_place(corpus)} for the tokenizer")
+def _build_stores(
+    recipe: _Recipe, num_workers: int, sizes: dict[CorpusConfig, int]
+) -> tuple[tuple[Store, ...], tuple[bool, ...]]:
+    with death_is_told("prepared the data"), PartWorkers(recipe.maker(), num_workers) as workers:
+        built = [_build_store(recipe, corpus, workers, sizes.get(corpus)) for corpus in recipe.data.train]
+    return tuple(store for store, _ in built), tuple(reused for _, reused in built)
 
 
-def _store_path(corpus: CorpusConfig, data: DataConfig, tokenizer: Tokenizer, directory: Path) -> Path:
-    return directory / f"{corpus_name(corpus)}-{_fingerprint(corpus, data, tokenizer)[:16]}"
-
-
-def _fingerprint(corpus: CorpusConfig, data: DataConfig, tokenizer: Tokenizer) -> str:
-    """Of all that decides what a store holds."""
-    parts = [_STORE_FORMAT, source_identity(corpus), data.max_length, tokenizer.fingerprint]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _build_store(corpus: CorpusConfig, data: DataConfig, tokenizer: Tokenizer, directory: Path) -> tuple[Store, bool]:
-    path = _store_path(corpus, data, tokenizer, directory)
+def _build_store(
+    recipe: _Recipe, corpus: CorpusConfig, workers: PartWorkers, num_pairs: int | None
+) -> tuple[Store, bool]:
+    path = recipe.path(corpus)
     if (store := Store.open(path)) is not None:
         return store, True
-    name, rejected = corpus_name(corpus), Counter[str]()
-    with writing_store(path, tokenizer.vocab_size) as writer:
-        for block in show_progress(read_pairs(corpus), f"encoding {corpus_place(corpus)}"):
-            writer.append(*_usable(_encode(block, tokenizer), data.max_length, rejected))
-        if writer.num_pairs == 0:
-            raise UserError(
-                f"no pair of the corpus {corpus_place(corpus)} can be used: {_reasons(rejected, data.max_length)}."
-            )
-        writer.finish(name, _fingerprint(corpus, data, tokenizer), dict(rejected))
+    folder = recipe.cache / f"{_WORK}{path.name}"
+    with working_folder(folder):
+        if (store := Store.open(path)) is not None:  # by the process that this one waited for
+            return store, True
+        with show_progress(f"preparing {corpus_name(corpus)}", num_pairs) as advance:
+            parts = workers.write_parts(read_pairs(corpus), folder, advance)
+        _write_store(recipe, corpus, parts)
     store = Store.open(path)
     assert store is not None, "written a moment ago"
     return store, False
 
 
-def _encode(block: Block, tokenizer: Tokenizer) -> IdPairs:
-    """Ids with eos at the end of each sentence."""
-    sources, targets = ([[*ids, tokenizer.eos_id] for ids in tokenizer.encode(side)] for side in block)
-    return sources, targets
+def _write_store(recipe: _Recipe, corpus: CorpusConfig, parts: Sequence[PartFile]) -> None:
+    with writing_store(recipe.path(corpus), recipe.dtype) as writer:
+        rejected, examples = counts_by_reason(
+            assemble(parts, recipe.data.filters.duplicates, recipe.texts, writer),
+        )
+        if writer.num_pairs == 0:
+            raise nothing_left(corpus, rejected, recipe.data)
+        writer.finish(corpus_name(corpus), recipe.fingerprint(corpus), rejected, examples)
 
 
-def _usable(block: IdPairs, max_length: int, rejected: Counter[str]) -> IdPairs:
-    """The pairs that can be trained on; counts the others by reason."""
-    kept: IdPairs = ([], [])
-    for source, target in zip(*block, strict=True):
-        if reason := _reason_to_reject(source, target, max_length):
-            rejected[reason] += 1
-        else:
-            kept[0].append(source)
-            kept[1].append(target)
-    return kept
+def _sample(data: DataConfig, tokenizer: TokenizerConfig, sizes: dict[CorpusConfig, int]) -> Block:
+    """The tokenizers' sample; notes how many pairs each corpus has, which the next reading can show."""
+    sample, counts = sample_corpora(data, tokenizer.max_training_pairs)
+    sizes.update(zip(data.train, counts, strict=True))
+    return sample
 
 
-def _reason_to_reject(source: list[int], target: list[int], max_length: int) -> str | None:
-    """Why a pair cannot be trained on; a sentence that is only its eos is empty."""
-    if len(source) == 1:
-        return "empty source"
-    if len(target) == 1:
-        return "empty target"
-    return "too long" if max(len(source), len(target)) > max_length else None
+def _sample_identity(data: DataConfig, tokenizer: TokenizerConfig) -> list[Any]:
+    """All that decides what tokenizers are trained."""
+    corpora = [[source_identity(corpus), corpus.weight] for corpus in data.train]
+    return [_STORE_FORMAT, data.mode, corpora, data.temperature, _filters_identity(data.filters), asdict(tokenizer)]
 
 
-def _reasons(rejected: Counter[str], max_length: int) -> str:
-    counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(rejected.items()))
-    return f"{counts} (`data.max_length` is {max_length} tokens)"
+def _filters_identity(filters: FilterConfig) -> list[Any]:
+    place = (filters.language_id or "").rpartition(":")[0]
+    code = Path(place).read_bytes() if place.endswith(".py") else b""
+    return [asdict(filters), hashlib.sha256(code).hexdigest()]
+
+
+def _fingerprint(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -2,36 +2,62 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-Sides = TypeVar("Sides", bound=tuple[list[str], list[str]])
+Advance = Callable[[int], None]
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def show_progress(blocks: Iterable[Sides], label: str) -> Iterator[Sides]:
-    """Passes blocks of pairs through and reports on stderr how many pairs have passed."""
-    return _bar(blocks, label) if sys.stderr.isatty() else _lines(blocks, label)
+def show_progress(label: str, total: int | None = None) -> AbstractContextManager[Advance]:
+    """A function that is told how many pairs more are done, which goes to stderr with pairs per second and time.
+
+    `total` is how many there are in all, where that is known.
+    """
+    return _bar(label, total) if sys.stderr.isatty() else _lines(label, total)
 
 
-def _bar(blocks: Iterable[Sides], label: str) -> Iterator[Sides]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}  {task.completed:,.0f} pairs"), TimeElapsedColumn())
+@contextmanager
+def _bar(label: str, total: int | None) -> Iterator[Advance]:
+    count = TextColumn("{task.completed:,.0f} pairs  {task.fields[rate]:,.0f} pairs/s")
+    columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False), count, TimeElapsedColumn()]
+    if total is not None:
+        columns += [BarColumn(), TimeRemainingColumn()]
+    start, done = time.monotonic(), 0
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(label, total=None)
-        for block in blocks:
-            yield block
-            progress.advance(task, len(block[0]))
+        task = progress.add_task(label, total=total, rate=0.0)
+
+        def advance(num_pairs: int) -> None:
+            nonlocal done
+            done += num_pairs
+            progress.update(task, completed=done, rate=_rate(done, start))
+
+        yield advance
 
 
-def _lines(blocks: Iterable[Sides], label: str) -> Iterator[Sides]:
-    num_pairs, last = 0, time.monotonic()
-    for block in blocks:
-        yield block
-        num_pairs += len(block[0])
+@contextmanager
+def _lines(label: str, total: int | None) -> Iterator[Advance]:
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(num_pairs: int) -> None:
+        nonlocal done, last
+        done += num_pairs
         if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            print(f"{label}  {num_pairs:,} pairs so far", file=sys.stderr, flush=True)
-    print(f"{label}  {num_pairs:,} pairs", file=sys.stderr, flush=True)
+            of_total = "" if total is None else f" of {total:,}"
+            _tell(f"{label}  {done:,}{of_total} pairs so far, {_rate(done, start):,.0f} pairs/s")
+
+    yield advance
+    _tell(f"{label}  {done:,} pairs in {time.monotonic() - start:,.1f} s, {_rate(done, start):,.0f} pairs/s")
+
+
+def _rate(num_pairs: int, start: float) -> float:
+    return num_pairs / max(time.monotonic() - start, 1e-3)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

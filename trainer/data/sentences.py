@@ -25,3 +25,10 @@ def token_index(start_N: IntArray, length_N: IntArray) -> IntArray:
     end_N = np.cumsum(length_N)
     num_tokens = int(end_N[-1]) if len(end_N) else 0
     return np.repeat(start_N - (end_N - length_N), length_N) + np.arange(num_tokens)
+
+
+def chosen(side: Side, row_N: IntArray) -> Side:
+    """The sentences of the given places, in that order."""
+    start_N = np.cumsum(side.length_N) - side.length_N
+    length_N = side.length_N[row_N]
+    return Side(side.token_L[token_index(start_N[row_N], length_N)], length_N)

@@ -1,9 +1,8 @@
-"""The token store: one corpus as token ids, memory-mapped, complete or not there at all.
+"""A store: one corpus, filtered, as token ids or as text, memory-mapped, complete or not there at all.
 
-Shape suffixes: N pairs asked for, L their tokens.
+Shape suffixes: N pairs asked for, L their items.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -12,58 +11,85 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.sentences import IntArray, token_index
-from trainer.errors import UserError
+from trainer.data.sentences import IntArray, Side, token_index
+
+TEXT_DTYPE = "uint8"
 
 _MANIFEST = "manifest.json"
-_FILES = ("source.tokens", "source.offsets", "target.tokens", "target.offsets")
+_SIDES = ("source", "target")
+_FILES = tuple(f"{side}.{part}" for side in _SIDES for part in ("items", "offsets"))
+
+
+def token_dtype(vocab_size: int) -> str:
+    """The smallest type that holds every id."""
+    return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store holds. Tokens count eos; `rejected` counts pairs by reason; `files` has [bytes, SHA-256] by name."""
+    """What a store holds.
+
+    Items are tokens, eos counted, or bytes of UTF-8 text. `rejected` counts the pairs left out by reason, of which
+    `examples` shows a few as [source, target]. `files` has [bytes, SHA-256] by name.
+    """
 
     name: str
+    kind: Literal["tokens", "text"]
     fingerprint: str
     num_pairs: int
-    num_source_tokens: int
-    num_target_tokens: int
+    num_source_items: int
+    num_target_items: int
     rejected: dict[str, int]
+    examples: dict[str, list[list[str]]]
     dtype: str
     files: dict[str, list[Any]]
 
     @property
     def content(self) -> str:
-        """A hash of the stored tokens, whatever files they came from."""
+        """A hash of the stored items, whatever files they came from."""
         return hashlib.sha256("".join(self.files[name][1] for name in _FILES).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
-class TokenTable:
-    """One side: pair n is `tokens[offsets[n]:offsets[n + 1]]`, eos at its end."""
+class Table:
+    """One side: sentence n is `items[offsets[n]:offsets[n + 1]]`."""
 
-    tokens: NDArray[Any]
+    items: NDArray[Any]
     offsets: IntArray
 
-    def gather(self, row_N: IntArray) -> tuple[NDArray[Any], IntArray]:
-        """tokens_L of the rows, one after the other, and length_N."""
+    def gather(self, row_N: IntArray) -> Side:
+        """The rows' items, one after the other, eos at the end of each where they are tokens."""
         start_N = self.offsets[row_N]
         length_N = self.offsets[row_N + 1] - start_N
-        return self.tokens[token_index(start_N, length_N)], length_N
+        return Side(self.items[token_index(start_N, length_N)], length_N)
+
+    def lengths(self, row_N: IntArray) -> IntArray:
+        """length_N of the rows in items; reads no item."""
+        return self.offsets[row_N + 1] - self.offsets[row_N]
+
+    def texts(self, row_N: IntArray) -> list[bytes]:
+        """The rows of a text store in UTF-8."""
+        side = self.gather(row_N)
+        data, end_N = side.token_L.tobytes(), np.cumsum(side.length_N)
+        return [data[start:end] for start, end in zip((end_N - side.length_N).tolist(), end_N.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
 class Store:
-    """One corpus of the training data, ready to read at any row."""
+    """One corpus of the training data, ready to read at any row.
 
+    Pickles as its directory, so that it can be handed to other processes; they map the same files.
+    """
+
+    directory: Path
     manifest: Manifest
-    source: TokenTable
-    target: TokenTable
+    source: Table
+    target: Table
 
     @classmethod
     def open(cls, directory: Path) -> "Store | None":
@@ -75,16 +101,30 @@ class Store:
             return None
         if any(manifest.files[name][0] != size for name, size in sizes.items()):
             return None
-        return cls(manifest, *(_map_side(directory, side, manifest.dtype) for side in ("source", "target")))
+        return cls(directory, manifest, *(_map_side(directory, side, manifest.dtype) for side in _SIDES))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.directory,)
 
 
-def _map_side(directory: Path, side: str, dtype: str) -> TokenTable:
+def _reopened(directory: Path) -> Store:
+    store = Store.open(directory)
+    assert store is not None, f"{directory} was open in another process"
+    return store
+
+
+def _map_side(directory: Path, side: str, dtype: str) -> Table:
+    return Table(_map(directory / f"{side}.items", dtype), _map(directory / f"{side}.offsets", "int64"))
+
+
+def _map(path: Path, dtype: str) -> NDArray[Any]:
+    if path.stat().st_size == 0:  # which cannot be mapped
+        return np.empty(0, dtype)
     # asarray: slicing a plain array that shares the mapping is several times faster than slicing a memmap.
-    tokens = np.asarray(np.memmap(directory / f"{side}.tokens", dtype=dtype, mode="r"))
-    return TokenTable(tokens, np.asarray(np.memmap(directory / f"{side}.offsets", dtype=np.int64, mode="r")))
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
 
 
-class _TokenFile:
+class _ArrayFile:
     """Appends to one file and keeps its size and checksum."""
 
     def __init__(self, path: Path) -> None:
@@ -114,23 +154,21 @@ class StoreWriter:
     """Appends pairs to the files of a store that nobody can see yet: see `writing_store`."""
 
     def __init__(self, directory: Path, dtype: str) -> None:
-        self.dtype = dtype
         self.num_pairs = 0
-        self.num_tokens = [0, 0]
-        self._directory = directory
-        self._files = {name: _TokenFile(directory / name) for name in _FILES}
-        for side in ("source", "target"):
+        self._directory, self._dtype = directory, dtype
+        self._num_items = dict.fromkeys(_SIDES, 0)
+        self._files = {name: _ArrayFile(directory / name) for name in _FILES}
+        for side in _SIDES:
             self._files[f"{side}.offsets"].append(np.zeros(1, np.int64))
 
-    def append(self, sources: list[list[int]], targets: list[list[int]]) -> None:
-        """Adds pairs of token ids, eos at the end of each."""
-        self.num_pairs += len(sources)
-        for i, (side, sentences) in enumerate((("source", sources), ("target", targets))):
-            end_N = np.cumsum([len(sentence) for sentence in sentences], dtype=np.int64) + self.num_tokens[i]
-            flat = np.fromiter((t for sentence in sentences for t in sentence), self.dtype)
-            self.num_tokens[i] += len(flat)
-            self._files[f"{side}.tokens"].append(flat)
-            self._files[f"{side}.offsets"].append(end_N)
+    def append(self, source: Side, target: Side) -> None:
+        """Adds pairs: tokens with eos at the end of each sentence, or the bytes of their text."""
+        assert len(source.length_N) == len(target.length_N)
+        self.num_pairs += len(source.length_N)
+        for name, side in zip(_SIDES, (source, target), strict=True):
+            self._files[f"{name}.items"].append(side.token_L.astype(self._dtype, copy=False))
+            self._files[f"{name}.offsets"].append(self._num_items[name] + np.cumsum(side.length_N, dtype=np.int64))
+            self._num_items[name] += len(side.token_L)
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -139,11 +177,21 @@ class StoreWriter:
         for file in self._files.values():
             file.abandon()
 
-    def finish(self, name: str, fingerprint: str, rejected: dict[str, int]) -> Manifest:
+    def finish(
+        self, name: str, fingerprint: str, rejected: dict[str, int], examples: dict[str, list[list[str]]]
+    ) -> Manifest:
         """Completes the files and writes the manifest beside them, last."""
-        files = {file_name: file.finish() for file_name, file in self._files.items()}
         manifest = Manifest(
-            name, fingerprint, self.num_pairs, self.num_tokens[0], self.num_tokens[1], rejected, self.dtype, files
+            name=name,
+            kind="text" if self._dtype == TEXT_DTYPE else "tokens",
+            fingerprint=fingerprint,
+            num_pairs=self.num_pairs,
+            num_source_items=self._num_items["source"],
+            num_target_items=self._num_items["target"],
+            rejected=rejected,
+            examples=examples,
+            dtype=self._dtype,
+            files={file_name: file.finish() for file_name, file in self._files.items()},
         )
         with (self._directory / _MANIFEST).open("w") as file:
             json.dump(asdict(manifest), file, indent=1)
@@ -152,45 +200,20 @@ class StoreWriter:
         return manifest
 
 
-def publish_file(path: Path, content: bytes) -> None:
-    """Writes a file that is there whole or not at all. Raises UserError where the disk is full."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    with _full_disk_is_told(path.parent):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-            temporary.rename(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
 @contextmanager
-def writing_store(directory: Path, vocab_size: int) -> Iterator[StoreWriter]:
+def writing_store(directory: Path, dtype: str) -> Iterator[StoreWriter]:
     """A writer whose store appears as `directory` when the block ends well, and leaves nothing where it does not.
 
-    One process at a time may write a store; what an earlier one left half-written of it is removed.
-    Raises UserError where the disk is full.
+    `dtype` is that of the items: `TEXT_DTYPE` makes a text store, anything else one of tokens. One process at a time
+    may write a store; what an earlier one left half-written of it is removed.
     """
     temporary = directory.with_name(f".tmp-{directory.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    with _full_disk_is_told(directory.parent):
-        try:
-            temporary.mkdir(parents=True)
-            with StoreWriter(temporary, "uint16" if vocab_size <= 1 << 16 else "uint32") as writer:
-                yield writer
-            shutil.rmtree(directory, ignore_errors=True)
-            temporary.rename(directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def _full_disk_is_told(folder: Path) -> Iterator[None]:
     try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"no space left in {folder}: free some, or set `data.cache` to a folder on another disk."
-        ) from error
+        temporary.mkdir(parents=True)
+        with StoreWriter(temporary, dtype) as writer:
+            yield writer
+        shutil.rmtree(directory, ignore_errors=True)
+        temporary.rename(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,16 +1,32 @@
-"""Text to token ids and back; the one door to `sentencepiece`."""
+"""Text to token ids and back; the one door to `sentencepiece`.
+
+Shape suffixes: N sentences, L their tokens.
+"""
 
 import hashlib
 import io
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import sentencepiece
+from numpy.typing import NDArray
+from sentencepiece import sentencepiece_model_pb2
 
 from trainer.data.config import TokenizerConfig
+from trainer.data.segmentation import Pieces, Segmenter
+from trainer.data.sentences import Side
 from trainer.errors import UserError
+
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.source.model", "tokenizer.target.model")
+"""The models of a run or a model directory: the first alone, or the two others."""
+
+_JOINT, _SOURCE, _TARGET = TOKENIZER_FILES
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 """The special ids of every model that we train."""
@@ -19,8 +35,17 @@ PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 _TRAINING_THREADS = 16
 
 
+@dataclass(frozen=True)
+class SpecialIds:
+    """The ids that packing itself writes; bos is the target's."""
+
+    source_pad_id: int
+    target_pad_id: int
+    bos_id: int
+
+
 class Tokenizer:
-    """A SentencePiece model with its special ids.
+    """A SentencePiece model with its special ids; can be pickled.
 
     An existing model may lack bos or pad; they then get ids of their own after the last piece, so `vocab_size` can be
     larger than the number of pieces. A model without eos is refused: a sentence could never end.
@@ -35,6 +60,7 @@ class Tokenizer:
         except RuntimeError:
             raise UserError(f"{self.path} is not a SentencePiece model: give the file that ends in .model.") from None
         self._take_special_ids()
+        self._last_segmenter: Segmenter | None = None
 
     def _take_special_ids(self) -> None:
         processor = self._processor
@@ -60,6 +86,9 @@ class Tokenizer:
         except OSError as error:
             raise UserError(f"the tokenizer {path} cannot be read: {error.strerror}.") from error
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tokenizer, (self.model_bytes, self.path)
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the model's bytes: equal exactly where every text gets equal ids."""
@@ -69,14 +98,118 @@ class Tokenizer:
         """Ids of each line without bos and eos, on all cores; an empty or blank line gives an empty list."""
         return self._processor.encode(list(lines), out_type=int, num_threads=os.cpu_count() or 1) if lines else []
 
+    def encode_side(self, lines: Sequence[str | bytes]) -> Side:
+        """Ids (int32) of each line, eos at its end, on one thread; bytes are UTF-8."""
+        texts: Any = list(lines)
+        return _side(self._processor.encode(texts, out_type="numpy", add_eos=True, num_threads=1))
+
+    def sample_side(self, lines: Sequence[str | bytes], strength: float, seed_N: NDArray[np.uint64]) -> Side:
+        """Like `encode_side`, each line in a segmentation drawn by its own seed alone; user symbols are never split.
+
+        `strength` as in `tokenizer.sampling`. Raises UserError for a model that knows one segmentation only.
+        """
+        segmenter = self._segmenter(strength)
+        normalized: Any = self._processor.normalize(
+            [line if isinstance(line, str) else line.decode(errors="replace") for line in lines]
+        )
+        draws = zip(normalized, seed_N.tolist(), strict=True)
+        return _side([np.array([*segmenter.draw(text, seed), self.eos_id], np.int32) for text, seed in draws])
+
+    def check_sampling(self) -> None:
+        """Raises UserError for a model whose kind knows only one segmentation of a sentence."""
+        if self._kind not in ("UNIGRAM", "BPE"):
+            raise UserError(
+                f"`tokenizer.sampling` must be null with {self.path}, which is a {self._kind} model and knows only one "
+                "segmentation of a sentence."
+            )
+
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Text of each sequence; special ids leave no trace in it."""
         num_pieces = self._processor.vocab_size()
         return [self._processor.decode([int(i) for i in sequence if i < num_pieces]) for sequence in ids]
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The pieces that the ids stand for, as SentencePiece writes them: `▁` for a space, `<0xE2>` for a byte."""
+        return [self._processor.id_to_piece(int(i)) for i in ids]
+
+    @cached_property
+    def _model(self) -> Any:
+        return sentencepiece_model_pb2.ModelProto.FromString(self.model_bytes)  # type: ignore[attr-defined]
+
+    @property
+    def _kind(self) -> str:
+        trainer = self._model.trainer_spec
+        return trainer.ModelType.Name(trainer.model_type)
+
+    def _segmenter(self, strength: float) -> Segmenter:
+        if self._last_segmenter is None or self._last_segmenter.strength != strength:
+            self.check_sampling()
+            kind: Any = self._kind.lower()
+            self._last_segmenter = Segmenter(kind, self._pieces(), strength)
+        return self._last_segmenter
+
+    def _pieces(self) -> Pieces:
+        pieces = list(enumerate(self._model.pieces))
+        normal = [(i, piece) for i, piece in pieces if piece.type == piece.NORMAL]
+        return Pieces(
+            id_of={piece.piece: i for i, piece in normal},
+            score_of={piece.piece: piece.score for _, piece in normal},
+            symbol_ids={piece.piece: i for i, piece in pieces if piece.type == piece.USER_DEFINED},
+            byte_ids=[i for i, piece in pieces if piece.type == piece.BYTE] or None,
+            unk_id=self.unk_id,
+        )
+
+
+def _side(sentences: list[NDArray[np.int32]]) -> Side:
+    token_L = np.concatenate(sentences) if sentences else np.zeros(0, np.int32)
+    return Side(token_L, np.fromiter(map(len, sentences), np.int64, len(sentences)))
+
+
+@dataclass(frozen=True)
+class TokenizerPair:
+    """The tokenizers of the two languages: one model for both, or one each."""
+
+    source: Tokenizer
+    target: Tokenizer
+
+    @classmethod
+    def load(cls, directory: Path) -> "TokenizerPair":
+        """The pair whose `files` lie in a directory. Raises UserError as `Tokenizer.load` does."""
+        if (directory / _SOURCE).exists():
+            return cls(Tokenizer.load(directory / _SOURCE), Tokenizer.load(directory / _TARGET))
+        joint = Tokenizer.load(directory / _JOINT)
+        return cls(joint, joint)
+
+    @staticmethod
+    def exists(directory: Path) -> bool:
+        """Whether a whole pair lies in a directory."""
+        joint, source, target = ((directory / name).exists() for name in TOKENIZER_FILES)
+        return joint or (source and target)
+
+    @property
+    def joint(self) -> bool:
+        """Whether both sides have the same pieces."""
+        return self.source.model_bytes == self.target.model_bytes
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the models' bytes."""
+        models = (self.source,) if self.joint else (self.source, self.target)
+        return hashlib.sha256("".join(model.fingerprint for model in models).encode()).hexdigest()
+
+    @property
+    def special_ids(self) -> SpecialIds:
+        return SpecialIds(self.source.pad_id, self.target.pad_id, self.target.bos_id)
+
+    def files(self) -> dict[str, bytes]:
+        """The content of the pair's files by name, from which `load` makes it again."""
+        if self.joint:
+            return {_JOINT: self.source.model_bytes}
+        return {_SOURCE: self.source.model_bytes, _TARGET: self.target.model_bytes}
+
 
 def train_tokenizer(lines: Iterator[str], config: TokenizerConfig) -> Tokenizer:
-    """A new model with byte fallback over all `lines` (both sides, so the vocabulary is joint).
+    """A new model over all `lines`: those of both sides where the vocabulary is joint.
 
     Deterministic on any number of cores. Raises UserError where the data allow no vocabulary of `vocab_size`.
     """
@@ -88,7 +221,8 @@ def train_tokenizer(lines: Iterator[str], config: TokenizerConfig) -> Tokenizer:
             model_type=config.kind,
             vocab_size=config.vocab_size,
             character_coverage=config.character_coverage,
-            byte_fallback=True,
+            byte_fallback=config.byte_fallback,
+            user_defined_symbols=list(config.user_symbols),
             pad_id=PAD_ID,
             unk_id=UNK_ID,
             bos_id=BOS_ID,
@@ -107,7 +241,7 @@ def _training_error(message: str, config: TokenizerConfig) -> Exception:
         return UserError(f"{here}, but the training data allow at most {found[1]}: set it to {found[1]} or less.")
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return UserError(
-            f"{here}, but the characters of the training data alone need {found[1]}: "
+            f"{here}, but the characters, bytes and symbols of the training data alone need {found[1]}: "
             f"set it above {found[1]} or lower `tokenizer.character_coverage` ({config.character_coverage})."
         )
     if "sentences_.empty()" in message:

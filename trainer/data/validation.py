@@ -12,11 +12,11 @@ import numpy as np
 from model.batch import PackedBatch
 from trainer.data.config import CorpusConfig
 from trainer.data.feed import Share
-from trainer.data.packing import SpecialIds, pack
+from trainer.data.packing import pack
+from trainer.data.publishing import publish_file
 from trainer.data.sentences import Side
 from trainer.data.sources import corpus_name, read_pairs, source_identity
-from trainer.data.store import publish_file
-from trainer.data.tokenizer import Tokenizer
+from trainer.data.tokenizer import SpecialIds, TokenizerPair
 
 IdPair = tuple[list[int], list[int]]
 
@@ -43,14 +43,15 @@ def copy_validation(corpus: CorpusConfig, directory: Path) -> None:
         publish_file(path, json.dumps(_read_text(corpus)).encode())
 
 
-def load_validation(corpus: CorpusConfig, tokenizer: Tokenizer, directory: Path | None = None) -> ValidationSet:
+def load_validation(corpus: CorpusConfig, tokenizers: TokenizerPair, directory: Path | None = None) -> ValidationSet:
     """Encodes a set: the copy in `directory` where there is one, otherwise the corpus itself.
 
     Raises UserError for what cannot be read.
     """
     path = _copy_path(corpus, directory) if directory else None
     sources, references = json.loads(path.read_bytes()) if path and path.exists() else _read_text(corpus)
-    source_ids, target_ids = ([[*ids, tokenizer.eos_id] for ids in tokenizer.encode(s)] for s in (sources, references))
+    encoded = ((tokenizers.source, sources), (tokenizers.target, references))
+    source_ids, target_ids = ([[*ids, side.eos_id] for ids in side.encode(lines)] for side, lines in encoded)
     return ValidationSet(corpus_name(corpus), sources, references, list(zip(source_ids, target_ids, strict=True)))
 
 

@@ -4,10 +4,12 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from trainer.data.config import CorpusConfig, TokenizerConfig
-from trainer.data.store import Store, writing_store
+from trainer.data.sentences import Side
+from trainer.data.store import TEXT_DTYPE, Store, writing_store
 from trainer.data.tokenizer import Tokenizer, train_tokenizer
 
 EOS_ID = 3
@@ -43,25 +45,34 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer(iter(sentences(400, 0)), TokenizerConfig(vocab_size=300))
 
 
+def side(sentences: list[list[int]], dtype: str = "int64") -> Side:
+    return Side(np.array([x for s in sentences for x in s], dtype), np.array([len(s) for s in sentences], np.int64))
+
+
 @pytest.fixture
 def make_store(tmp_path: Path) -> MakeStore:
-    """A store of random pairs; the first id of pair n is 1000 + n on both sides, so that a token tells its pair."""
+    """A store of random pairs; the first id of pair n is 1000 + n on both sides, so that a token tells its pair.
 
-    def make(num_pairs: int, seed: int = 0, max_length: int = MAX_LENGTH) -> Store:
+    With `kind="text"` the pairs are words instead, and the first word of pair n is the number 1000 + n.
+    """
+
+    def make(num_pairs: int, seed: int = 0, max_length: int = MAX_LENGTH, kind: str = "tokens") -> Store:
         draw = random.Random(seed)
-        sides = [
-            [
-                [1000 + n, *draw.choices(range(4, 100), k=draw.randint(0, max_length - 2)), EOS_ID]
-                for n in range(num_pairs)
-            ]
-            for _ in range(2)
-        ]
-        directory = tmp_path / f"store-{num_pairs}-{seed}"
-        with writing_store(directory, vocab_size=60_000) as writer:
-            writer.append(*sides)
-            writer.finish(f"store-{seed}", "fingerprint", {})
+        directory = tmp_path / f"store-{kind}-{num_pairs}-{seed}"
+        with writing_store(directory, TEXT_DTYPE if kind == "text" else "uint16") as writer:
+            fill = _random_text if kind == "text" else _random_tokens
+            writer.append(*(side([fill(n, draw, max_length) for n in range(num_pairs)]) for _ in range(2)))
+            writer.finish(f"store-{seed}", "fingerprint", {}, {})
         store = Store.open(directory)
         assert store is not None
         return store
 
     return make
+
+
+def _random_tokens(number: int, draw: random.Random, max_length: int) -> list[int]:
+    return [1000 + number, *draw.choices(range(4, 100), k=draw.randint(0, max_length - 2)), EOS_ID]
+
+
+def _random_text(number: int, draw: random.Random, max_length: int) -> list[int]:
+    return list(" ".join([str(1000 + number), *draw.choices(WORDS, k=draw.randint(0, max_length // 4))]).encode())

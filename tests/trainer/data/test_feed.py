@@ -9,12 +9,13 @@ import pytest
 
 from trainer.data.config import CorpusConfig, DataConfig
 from trainer.data.feed import Share, TrainingData, check_world_size, merge_states
-from trainer.data.packing import MicroBatch, SpecialIds
+from trainer.data.packing import MicroBatch
 from trainer.data.store import Store
+from trainer.data.tokenizer import SpecialIds
 from trainer.errors import UserError
 
 MakeStore = Callable[..., Store]
-IDS = SpecialIds(pad_id=0, bos_id=2)
+IDS = SpecialIds(source_pad_id=0, target_pad_id=0, bos_id=2)
 NUM_LANES = MICRO_BATCHES_PER_STEP = 8
 CONFIG = DataConfig(
     train=(CorpusConfig(name="a"), CorpusConfig(name="b", weight=1.5)),
@@ -115,7 +116,7 @@ def test_tokens_belong_to_their_pairs(stores: list[Store]) -> None:
                 (stores[corpus].source, m.batch.source_S, m.batch.source_cu),
                 (stores[corpus].target, m.batch.target_out_T, m.batch.target_cu),
             ):
-                assert tokens[cu[n] : cu[n + 1]].tolist() == table.gather(np.array([row]))[0].tolist()
+                assert tokens[cu[n] : cu[n + 1]].tolist() == table.gather(np.array([row])).token_L.tolist()
 
 
 @pytest.mark.parametrize("max_tokens", [16, 17, 64, 500, 5000])
@@ -199,8 +200,8 @@ def test_the_state_does_not_grow(stores: list[Store]) -> None:
     with World(stores, 1) as world:
         world.steps(30)
         for lane in world.state()["lanes"].values():
-            assert set(lane) == {"window", "consumed", "positions"}
-            assert len(lane["positions"]) == len(stores)
+            assert set(lane) == {"window", "consumed", "positions", "counts"}
+            assert {len(numbers) for numbers in (lane["positions"], *lane["counts"].values())} == {len(stores)}
             assert 0 <= lane["consumed"] < CONFIG.window
 
 
@@ -214,7 +215,8 @@ def test_another_seed_reads_another_order(stores: list[Store]) -> None:
     [
         ({"window": 64}, r"`data\.window` is 64, but the checkpoint was made with 32"),
         ({"num_lanes": 16}, r"`data\.num_lanes` is 16"),
-        ({"train": (CorpusConfig(name="a"), CorpusConfig(name="b"))}, r"`weight` of `data\.train`"),
+        ({"temperature": 2.0}, r"`data\.temperature` is 2\.0"),
+        ({"train": (CorpusConfig(name="a"), CorpusConfig(name="b"))}, r"the weight of `data\.train\.1` \(store-2\)"),
     ],
 )
 def test_a_state_of_another_order_is_refused(stores: list[Store], change: dict[str, Any], name: str) -> None:
@@ -227,7 +229,7 @@ def test_a_state_of_another_order_is_refused(stores: list[Store], change: dict[s
 def test_a_state_of_other_text_is_refused(stores: list[Store], make_store: MakeStore) -> None:
     with World(stores, 1) as world:
         state = world.state()
-    with World([stores[0], make_store(57, seed=9)], 1) as world, pytest.raises(UserError, match=r"content of `data"):
+    with World([stores[0], make_store(57, seed=9)], 1) as world, pytest.raises(UserError, match=r"the content of `data\.train\.1` \(store-9\)"):
         world.restored(state)
 
 

@@ -4,31 +4,36 @@ import numpy as np
 import pytest
 
 from trainer.data.lanes import Order, shuffled, stable_hash
+from trainer.data.sentences import IntArray
+
+
+def rows(draws: IntArray, size: int, key: int) -> IntArray:
+    """Of one corpus alone."""
+    return shuffled(np.zeros_like(draws), draws, [size], [key]).row_N
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 1000, 4097])
 def test_each_pass_holds_every_row_once(size: int) -> None:
-    rows = shuffled(np.arange(3 * size), size, key=11).reshape(3, size)
-    for a_pass in rows:
+    for a_pass in rows(np.arange(3 * size), size, key=11).reshape(3, size):
         assert sorted(a_pass.tolist()) == list(range(size))
 
 
 def test_a_row_is_a_function_of_its_draw_alone() -> None:
-    whole = shuffled(np.arange(5000), 999, key=5)
-    assert shuffled(np.arange(1234, 4321), 999, key=5).tolist() == whole[1234:4321].tolist()
-    assert shuffled(np.arange(3, 5000, 8), 999, key=5).tolist() == whole[3::8].tolist()
-    assert shuffled(np.array([], dtype=np.int64), 999, key=5).tolist() == []
+    whole = rows(np.arange(5000), 999, key=5)
+    assert rows(np.arange(1234, 4321), 999, key=5).tolist() == whole[1234:4321].tolist()
+    assert rows(np.arange(3, 5000, 8), 999, key=5).tolist() == whole[3::8].tolist()
+    assert rows(np.array([], dtype=np.int64), 999, key=5).tolist() == []
 
 
 def test_far_passes_cost_no_more() -> None:
     far = 999 * 10**12
-    assert sorted(shuffled(np.arange(far, far + 999), 999, key=5).tolist()) == list(range(999))
+    assert sorted(rows(np.arange(far, far + 999), 999, key=5).tolist()) == list(range(999))
 
 
 def test_passes_and_keys_differ() -> None:
     size = 10_000
-    first, second = shuffled(np.arange(2 * size), size, key=1).reshape(2, size)
-    other = shuffled(np.arange(size), size, key=2)
+    first, second = rows(np.arange(2 * size), size, key=1).reshape(2, size)
+    other = rows(np.arange(size), size, key=2)
     for a, b in ((first, second), (first, other), (first, np.arange(size))):
         # Independent orders agree in one place on average (Poisson).
         assert (a == b).sum() < 10
@@ -37,36 +42,36 @@ def test_passes_and_keys_differ() -> None:
 
 def test_a_pass_is_well_mixed() -> None:
     size = 100_000
-    rows = shuffled(np.arange(size), size, key=3)
+    shuffled_rows = rows(np.arange(size), size, key=3)
     # Any stretch of a pass holds each tenth of the corpus in equal parts: the bound is 4.5 standard deviations.
-    for stretch in np.split(rows, 20):
+    for stretch in np.split(shuffled_rows, 20):
         counts = np.bincount(stretch * 10 // size, minlength=10)
         assert np.abs(counts - 500).max() < 4.5 * np.sqrt(500 * 0.9)
     # Neighbours in the order are no neighbours in the corpus.
-    assert abs(np.corrcoef(rows[:-1], rows[1:])[0, 1]) < 0.02
-    assert np.bincount((np.diff(rows) + size) * 10 // (2 * size), minlength=10).max() < 0.2 * size
+    assert abs(np.corrcoef(shuffled_rows[:-1], shuffled_rows[1:])[0, 1]) < 0.02
+    assert np.bincount((np.diff(shuffled_rows) + size) * 10 // (2 * size), minlength=10).max() < 0.2 * size
 
 
 def test_the_order_is_fixed_for_ever() -> None:
     """A change here would make every saved run read other data after an upgrade."""
     assert stable_hash(1, 2, 3) == 3034334815109854690
-    assert shuffled(np.arange(5), 1000, key=7).tolist() == [668, 646, 781, 924, 832]
+    assert rows(np.arange(5), 1000, key=7).tolist() == [668, 646, 781, 924, 832]
     assert stable_hash(1, 23) != stable_hash(12, 3)
 
 
 def draws(order: Order, lane: int, num_windows: int) -> list[tuple[int, int]]:
     state, pairs = order.start(), []
     for _ in range(num_windows):
-        corpus_N, row_N = order.draw(lane, state)
-        assert len(corpus_N) == len(row_N) == order.window
-        pairs += list(zip(corpus_N.tolist(), row_N.tolist(), strict=True))
+        window = order.draw(lane, state)
+        assert len(window) == order.window
+        pairs += list(zip(window.corpus_N.tolist(), window.row_N.tolist(), strict=True))
         state = order.next_window(state)
     return pairs
 
 
 @pytest.mark.parametrize(("sizes", "num_lanes", "window"), [((240,), 4, 20), ((6,), 3, 1), ((120, 240, 480), 8, 7)])
 def test_every_pair_once_per_pass_over_all_lanes(sizes: tuple[int, ...], num_lanes: int, window: int) -> None:
-    order = Order(1, sizes, (1.0,) * len(sizes), window, num_lanes)
+    order = Order(1, sizes, (1.0,) * len(sizes), 1.0, window, num_lanes)
     num_windows, rest = divmod(sum(sizes), num_lanes * window)
     assert rest == 0, "the test wants a pass that ends with a window"
     for passes in (1, 2, 3):
@@ -75,13 +80,13 @@ def test_every_pair_once_per_pass_over_all_lanes(sizes: tuple[int, ...], num_lan
 
 
 def test_a_corpus_smaller_than_the_lanes_still_feeds_all() -> None:
-    order = Order(1, (3,), (1.0,), 5, 8)
+    order = Order(1, (3,), (1.0,), 1.0, 5, 8)
     seen = Counter(pair for lane in range(8) for pair in draws(order, lane, 3))
     assert seen == {(0, row): 40 for row in range(3)}
 
 
 def test_weights_set_how_often_a_pair_is_seen() -> None:
-    order = Order(1, (100, 100, 50), (1.0, 2.0, 0.5), 13, 2)
+    order = Order(1, (100, 100, 50), (1.0, 2.0, 0.5), 1.0, 13, 2)
     seen = Counter(corpus for lane in range(2) for corpus, _ in draws(order, lane, 250))
     total = sum(seen.values())
     for corpus, amount in enumerate((100, 200, 25)):
@@ -90,7 +95,7 @@ def test_weights_set_how_often_a_pair_is_seen() -> None:
 
 def test_shares_stay_exact_with_many_small_corpora() -> None:
     sizes = (10_000, *range(1, 30))
-    order = Order(1, sizes, (1.0,) * len(sizes), 3, 2)
+    order = Order(1, sizes, (1.0,) * len(sizes), 1.0, 3, 2)
     state = order.start()
     for window in range(400):
         expected = order.shares * 3 * window
@@ -101,7 +106,7 @@ def test_shares_stay_exact_with_many_small_corpora() -> None:
 
 def test_lanes_windows_and_seeds_differ() -> None:
     def first(seed: int, lane: int) -> list[tuple[int, int]]:
-        return draws(Order(seed, (1000,), (1.0,), 50, 4), lane, 1)
+        return draws(Order(seed, (1000,), (1.0,), 1.0, 50, 4), lane, 1)
 
     assert first(1, 0) == first(1, 0)
     assert first(1, 0) != first(2, 0)

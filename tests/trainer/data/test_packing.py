@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.data.packing import Budget, SpecialIds, pack
+from trainer.data.budget import Budget
+from trainer.data.packing import pack
 from trainer.data.sentences import Side
+from trainer.data.tokenizer import SpecialIds
 
 PAD, BOS, EOS = 0, 2, 3
-IDS = SpecialIds(pad_id=PAD, bos_id=BOS)
+IDS = SpecialIds(source_pad_id=PAD, target_pad_id=PAD, bos_id=BOS)
 
 
 def side(sentences: list[list[int]]) -> Side:

@@ -1,4 +1,5 @@
 import errno
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -6,36 +7,64 @@ import numpy as np
 import pytest
 
 from trainer.data import store as store_module
-from trainer.data.store import Store, publish_file, token_index, writing_store
-from trainer.errors import UserError
+from trainer.data.sentences import Side, token_index
+from trainer.data.store import TEXT_DTYPE, Store, token_dtype, writing_store
 
 SOURCES = [[5, 6, 3], [7, 3], [8, 9, 10, 3]]
 TARGETS = [[11, 3], [12, 13, 14, 3], [15, 3]]
 
 
-def write(directory: Path, vocab_size: int = 100, then: Exception | None = None) -> None:
-    with writing_store(directory, vocab_size) as writer:
-        writer.append(SOURCES[:2], TARGETS[:2])
-        writer.append([], [])
-        writer.append(SOURCES[2:], TARGETS[2:])
-        writer.finish("name", "fingerprint", {"too long": 4})
+def side(sentences: list[list[int]]) -> Side:
+    return Side(np.array([x for s in sentences for x in s]), np.array([len(s) for s in sentences], np.int64))
+
+
+def write(directory: Path, dtype: str = "uint16", then: Exception | None = None) -> None:
+    with writing_store(directory, dtype) as writer:
+        for rows in (slice(0, 2), slice(0, 0), slice(2, 3)):
+            writer.append(side(SOURCES[rows]), side(TARGETS[rows]))
+        writer.finish("name", "fingerprint", {"too long": 4}, {"too long": [["a", "b"]]})
         if then:
             raise then
 
 
+def opened(directory: Path) -> Store:
+    store = Store.open(directory)
+    assert store is not None
+    return store
+
+
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, np.uint16), (65_537, np.uint32)])
 def test_what_is_written_is_read(tmp_path: Path, vocab_size: int, dtype: Any) -> None:
-    write(tmp_path / "store", vocab_size)
-    store = Store.open(tmp_path / "store")
-    assert store is not None
+    write(tmp_path / "store", token_dtype(vocab_size))
+    store = opened(tmp_path / "store")
+    row_N = np.array([2, 0, 1, 2])
     for table, sentences in ((store.source, SOURCES), (store.target, TARGETS)):
-        tokens, lengths = table.gather(np.array([2, 0, 1, 2]))
-        assert tokens.dtype == dtype
-        assert tokens.tolist() == [t for n in (2, 0, 1, 2) for t in sentences[n]]
-        assert lengths.tolist() == [len(sentences[n]) for n in (2, 0, 1, 2)]
+        found = table.gather(row_N)
+        assert found.token_L.dtype == dtype
+        assert found.token_L.tolist() == [t for n in row_N for t in sentences[n]]
+        assert found.length_N.tolist() == table.lengths(row_N).tolist() == [len(sentences[n]) for n in row_N]
     manifest = store.manifest
-    assert (manifest.num_pairs, manifest.num_source_tokens, manifest.num_target_tokens) == (3, 9, 8)
-    assert manifest.rejected == {"too long": 4}
+    assert manifest.kind == "tokens"
+    assert (manifest.num_pairs, manifest.num_source_items, manifest.num_target_items) == (3, 9, 8)
+    assert (manifest.rejected, manifest.examples) == ({"too long": 4}, {"too long": [["a", "b"]]})
+
+
+def test_text_is_read_as_it_was_written_empty_sides_too(tmp_path: Path) -> None:
+    lines = ["Grüße", "", "\u2028 x"]
+    with writing_store(tmp_path / "store", TEXT_DTYPE) as writer:
+        writer.append(side([list(line.encode()) for line in lines]), side([[], [], []]))
+        writer.finish("name", "fingerprint", {}, {})
+    store = opened(tmp_path / "store")
+    assert store.manifest.kind == "text"
+    assert store.source.texts(np.array([2, 1, 0])) == [line.encode() for line in reversed(lines)]
+    assert store.target.texts(np.arange(3)) == [b"", b"", b""]
+
+
+def test_a_store_reaches_another_process_by_its_directory(tmp_path: Path) -> None:
+    write(tmp_path / "store")
+    pickled = pickle.dumps(opened(tmp_path / "store"))
+    assert len(pickled) < 1000
+    assert pickle.loads(pickled).source.items.tolist() == [t for s in SOURCES for t in s]
 
 
 def test_token_index_names_every_place() -> None:
@@ -47,15 +76,13 @@ def test_equal_text_gives_equal_bytes_and_content(tmp_path: Path) -> None:
     contents = set()
     for name in ("a", "b"):
         write(tmp_path / name)
-        store = Store.open(tmp_path / name)
-        assert store is not None
-        contents.add(store.manifest.content)
+        contents.add(opened(tmp_path / name).manifest.content)
     assert len(contents) == 1
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
-@pytest.mark.parametrize("file", ["source.tokens", "target.offsets", "manifest.json"])
+@pytest.mark.parametrize("file", ["source.items", "target.offsets", "manifest.json"])
 def test_a_damaged_store_is_not_opened(tmp_path: Path, file: str) -> None:
     write(tmp_path / "store")
     path = tmp_path / "store" / file
@@ -73,43 +100,26 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".tmp-store").mkdir()
-    (tmp_path / ".tmp-store" / "source.tokens").write_bytes(b"half")
+    (tmp_path / ".tmp-store" / "source.items").write_bytes(b"half")
     write(tmp_path / "store")
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
 @pytest.mark.parametrize("method", ["append", "finish"])
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store_module._TokenFile, method, full)
-    with pytest.raises(UserError, match=r"no space left in .* `data\.cache`"):
+    monkeypatch.setattr(store_module._ArrayFile, method, full)
+    with pytest.raises(OSError, match="No space"):
         write(tmp_path / "store")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_store_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
-    write(tmp_path / "store", vocab_size=100)
+    write(tmp_path / "store", "uint16")
     with pytest.raises(RuntimeError):
-        write(tmp_path / "store", vocab_size=70_000, then=RuntimeError())
-    for vocab_size, dtype in ((None, "uint16"), (70_000, "uint32")):
-        if vocab_size:
-            write(tmp_path / "store", vocab_size)
-        store = Store.open(tmp_path / "store")
-        assert store is not None
-        assert store.manifest.dtype == dtype
-
-
-def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish_file(tmp_path / "new" / "file", b"first")
-
-    def half(path: Path, content: bytes) -> None:
-        with path.open("wb") as file:
-            file.write(content[:2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", half)
-    with pytest.raises(UserError, match=r"no space left in .*new"):
-        publish_file(tmp_path / "new" / "file", b"second")
-    assert [path.read_bytes() for path in (tmp_path / "new").iterdir()] == [b"first"]
+        write(tmp_path / "store", "uint32", then=RuntimeError())
+    assert opened(tmp_path / "store").manifest.dtype == "uint16"
+    write(tmp_path / "store", "uint32")
+    assert opened(tmp_path / "store").manifest.dtype == "uint32"

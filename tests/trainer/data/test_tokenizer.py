@@ -67,7 +67,7 @@ def test_too_large_a_vocabulary_names_the_largest(kind: Any) -> None:
 
 
 def test_too_small_a_vocabulary_names_the_need() -> None:
-    with pytest.raises(UserError, match=r"`tokenizer\.vocab_size` is 100, but the characters .* need \d+"):
+    with pytest.raises(UserError, match=r"`tokenizer\.vocab_size` is 100, but the characters, .* need \d+"):
         train_tokenizer(lines(), TokenizerConfig(vocab_size=100))
 
 

@@ -1,0 +1,50 @@
+"""What a micro-batch may hold."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.config import DataConfig
+
+_MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a micro-batch may hold: real tokens of either side (eos included) and sentences.
+
+    `max_length` bounds each sentence. Each side's budget holds at least one sentence of that length.
+    """
+
+    max_source_tokens: int
+    max_target_tokens: int
+    max_sentences: int
+    max_length: int
+
+    def __post_init__(self) -> None:
+        assert min(self.max_source_tokens, self.max_target_tokens) >= self.max_length, "one pair must always fit"
+
+    @property
+    def num_filler_sentences(self) -> int:
+        """Enough sentences of at most `max_length` tokens to fill an empty batch, one token to each in a full one."""
+        return -(-(max(self.max_source_tokens, self.max_target_tokens) + _MULTIPLE) // (self.max_length - 1))
+
+    def static_tokens(self, max_tokens: int) -> int:
+        """Length of a filled side: the budget and one token per filler sentence, in whole tiles of 64."""
+        return -(-(max_tokens + self.num_filler_sentences) // _MULTIPLE) * _MULTIPLE
+
+
+def choose_budget(config: DataConfig, mean_lengths: NDArray[np.float64], shares: Sequence[float]) -> Budget:
+    """The budgets of a run from its configuration and its data.
+
+    `mean_lengths` is (corpora, 2): tokens of the source and of the target of a pair; `shares` are those of the corpora.
+    Without `data.max_source_tokens` the source budget stands to `data.max_tokens` as the lengths of the two sides to
+    each other, so that both fill together. The bound on sentences, 1.5 times what the mean length makes likely, is
+    there for the static shape; micro-batches of random pairs do not reach it.
+    """
+    source, target = np.array(shares) @ mean_lengths
+    max_source = config.max_source_tokens or max(config.max_length, 8 * round(config.max_tokens * source / target / 8))
+    max_sentences = 8 * int(np.ceil((1.5 * config.max_tokens / target + 8) / 8))
+    return Budget(max_source, config.max_tokens, max_sentences, config.max_length)

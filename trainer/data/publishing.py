@@ -1,0 +1,42 @@
+"""Files that are there whole or not at all, and what is said when the disk is full."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainer.errors import UserError
+
+
+def publish_file(path: Path, content: bytes) -> None:
+    """Writes a file that is there whole or not at all, also after a power failure.
+
+    Raises UserError where the disk is full.
+    """
+    temporary = path.with_name(f".tmp-{path.name}")
+    with telling_full_disk(path.parent):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def telling_full_disk(folder: Path) -> Iterator[None]:
+    """Makes a UserError, which names `folder` and the remedy, of a full disk or an exhausted quota."""
+    try:
+        yield
+    except OSError as error:
+        # EFBIG: the limit that the system or the user's shell sets to a file's size.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UserError(
+            f"no space left in {folder}: free some, or set `data.cache` to a folder on another disk; then start again, "
+            "and what is finished is kept."
+        ) from error

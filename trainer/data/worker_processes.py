@@ -1,0 +1,72 @@
+"""Processes that work for another one: started afresh, deaf to the signals that are meant for their parent, never
+left behind by it."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import connection, parent_process, resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any
+
+from trainer.errors import UserError
+
+_DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class _Worker(SpawnProcess):
+    """Ends at once when its parent has died, even by SIGKILL."""
+
+    def run(self) -> None:
+        threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+        super().run()
+
+    def terminate(self) -> None:
+        """A broken pool terminates its other workers and waits for them; as they are deaf, only SIGKILL ends them."""
+        self.kill()
+
+
+class _Context(SpawnContext):
+    Process = _Worker  # type: ignore[assignment]
+
+
+def worker_pool(num_workers: int, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> ProcessPoolExecutor:
+    """A pool of processes that are starting already; each calls `initializer(*initargs)` first.
+
+    They import the parent's `__main__` anew, which therefore must import nothing heavy at its top. A worker that is
+    killed breaks the pool: futures raise BrokenProcessPool, see `death_is_told`.
+    """
+    pool = ProcessPoolExecutor(num_workers, mp_context=_Context(), initializer=initializer, initargs=initargs)
+    # Children inherit the mask: from their first instruction on they hear none of these signals. The tracker, a process
+    # that every pool shares, comes first, because Python lifts the mask when it starts it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _DEAF_TO)
+    try:
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _DEAF_TO)
+        for _ in range(num_workers):
+            pool.submit(os.getpid)  # a pool starts a worker when work comes and none is idle
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pool
+
+
+@contextmanager
+def death_is_told(work: str) -> Iterator[None]:
+    """Around waiting for a pool's futures: UserError where a worker died. `work` completes "a process that …"."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a process that {work} died, perhaps because the machine ran out of memory: free some or set "
+            "`data.workers` lower, and start the same command again: it goes on from what is finished."
+        ) from error
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None, "a worker has a parent"
+    connection.wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,67 @@
+"""A hidden folder for work that takes long: one process at a time, and what is finished in it outlives a kill."""
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from trainer.errors import UserError
+
+_LOCK = "lock"
+
+
+@contextmanager
+def working_folder(folder: Path) -> Iterator[None]:
+    """Makes `folder`, or takes over what an earlier process left in it, and removes it at the end.
+
+    Waits, with a message, while another process works in it; that lock is the kernel's and ends with the process. A
+    file system without locks is trusted. After a UserError the work can be of no further use, so the folder goes too;
+    after every other failure it stays for the next try.
+    """
+    with _locked(folder):
+        for half_written in folder.glob(".tmp-*"):
+            half_written.unlink()
+        try:
+            yield
+        except UserError:
+            shutil.rmtree(folder)
+            raise
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            file = (folder / _LOCK).open("a")
+        except FileNotFoundError:  # the other process removed the folder just now
+            continue
+        with file:
+            _lock(file, folder)
+            if _is_there(file, folder / _LOCK):
+                yield
+                return
+
+
+def _lock(file: IO[str], folder: Path) -> None:
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process, which works in {folder}", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:  # some cluster file systems have no locks
+        pass
+
+
+def _is_there(file: IO[str], path: Path) -> bool:
+    """Whether the locked file is still the one at `path`: the process before may have removed it with the folder."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
