@@ -73,14 +73,14 @@ class FragmentFiles:
 
     def __init__(self, checkpoint: Path, num_updates: int):
         self.num_updates = num_updates
+        self._files: dict[Path, Any] = {}
         self._paths = sorted((checkpoint / STATE_DIRECTORY).glob("*.safetensors"))
 
     @cached_property
     def _pieces(self) -> dict[str, list[_Piece]]:
         pieces: dict[str, list[_Piece]] = {}
         for path in self._paths:
-            with safe_open(path, framework="pt") as file:
-                index = json.loads(file.metadata()["fragments"])
+            index = json.loads(self._open(path).metadata()["fragments"])
             start = 0
             for name, offset, length in index:
                 pieces.setdefault(name, []).append(_Piece(path, start, offset, length))
@@ -111,9 +111,16 @@ class FragmentFiles:
                 reached = high
         if reached != end:
             raise ValueError(f"the checkpoint has no elements {reached} to {end} of `{name}` ({kind})")
+        if len(parts) == 1:
+            return parts[0]
         return torch.cat(parts) if parts else torch.empty(0)
 
     def _slice(self, piece: _Piece, kind: FragmentKind, low: int, high: int) -> Tensor:
         first = piece.start + low - piece.offset
-        with safe_open(piece.path, framework="pt") as file:
-            return file.get_slice(kind)[first : first + high - low]
+        return self._open(piece.path).get_slice(kind)[first : first + high - low]
+
+    def _open(self, path: Path) -> Any:
+        """Each file once, because a model has hundreds of parameters."""
+        if path not in self._files:
+            self._files[path] = safe_open(path, framework="pt")
+        return self._files[path]

@@ -1,0 +1,103 @@
+"""What a checkpoint costs: the stall that a step sees, the time until it is durable, loading, and bytes a parameter.
+
+    python tests/benchmarks/checkpoint.py [--preset base] [--kind ddp] [--directory DIR] [--saves N]
+
+One process (under torchrun: one of several) with a model of that preset, without data: moments are there as after a
+step. `stall` is what the loop waits for (the copy to host memory); `plain_copy` copies as many bytes of one tensor to
+another, for comparison; `read` reads the files, page cache and all, as `load` then does.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from model.config import PRESETS, ModelConfig
+from model.transformer import Transformer
+from trainer import checkpoint
+from trainer.config import CheckpointConfig
+from trainer.engine import create_engine
+from trainer.engine.base import Engine, Fragment
+from trainer.engine.config import EngineConfig, OptimizerConfig
+from trainer.saving import Saver
+
+VOCAB_SIZE = 37_000
+BYTES_PER_PARAMETER = 12  # fp32 weight and two fp32 moments
+
+
+class _Untrained:
+    """A saved state of random weights and moments, so that the engine has what it would have after a step."""
+
+    num_updates = 1
+
+    def read(self, name: str, kind: str, offset: int, length: int) -> torch.Tensor:
+        return torch.rand(length)
+
+
+def seconds_of(action: object) -> float:
+    start = time.perf_counter()
+    action()  # type: ignore[operator]
+    return time.perf_counter() - start
+
+
+def plain_copy(fragments: list[Fragment]) -> float:
+    size = 3 * sum(fragment.length for fragment in fragments)
+    source, target = (torch.zeros(size, device=fragments[0].weight.device), torch.zeros(size))
+    return statistics.median(seconds_of(lambda: target.copy_(source)) for _ in range(3))
+
+
+def measure(engine: Engine, directory: Path, num_saves: int) -> dict[str, float]:
+    fragments = list(engine.fragments())
+    saver = Saver(directory, engine, CheckpointConfig(keep_last=1), "nll")
+    documents = {"trainer.json": {"num_updates": 1, "score": None, "metric": "nll"}, "lanes.json": {}}
+    stalls, durable = [], []
+    for step in range(1, num_saves + 1):
+        start = time.perf_counter()
+        saver.begin(step, documents)
+        stalls.append(time.perf_counter() - start)
+        path = saver.finish().path
+        durable.append(time.perf_counter() - start)
+    files = [file for file in path.rglob("*") if file.is_file()]
+    read = seconds_of(lambda: [file.read_bytes() for file in files])
+    load = seconds_of(lambda: engine.load_fragments(checkpoint.fragment_files(path)))
+    size = sum(file.stat().st_size for file in files)
+    parameters = engine.sum([sum(fragment.length for fragment in fragments)])[0]
+    return {
+        "parameters": int(parameters),
+        "bytes_per_parameter": size / parameters,
+        "ratio_to_ideal_bytes": size / parameters / BYTES_PER_PARAMETER,
+        "first_stall_seconds": stalls[0],
+        "stall_seconds": statistics.median(stalls[1:] or stalls),
+        "plain_copy_seconds": plain_copy(fragments),
+        "durable_seconds": statistics.median(durable),
+        "read_seconds": read,
+        "verify_seconds": seconds_of(lambda: checkpoint.verify(path, engine.rank, engine.world_size)),
+        "load_seconds": load,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="base")
+    parser.add_argument("--kind", choices=("ddp", "zero1", "zero2", "zero3"), default="ddp")
+    parser.add_argument("--directory", type=Path, help="on the disk to be measured (default: a temporary folder)")
+    parser.add_argument("--saves", type=int, default=4)
+    arguments = parser.parse_args()
+    config = EngineConfig(kind=arguments.kind, precision="fp32")
+    model = Transformer(ModelConfig(**PRESETS[arguments.preset]), VOCAB_SIZE, pad_id=0)
+    engine = create_engine(model, config, OptimizerConfig())
+    engine.load_fragments(_Untrained())
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
+        place = engine.gather(directory)[0]
+        report = measure(engine, Path(place), arguments.saves)
+    if engine.rank == 0:
+        print(json.dumps(vars(arguments) | {"directory": None, "world_size": engine.world_size} | report))
+    engine.close()
+
+
+if __name__ == "__main__":
+    main()
