@@ -90,7 +90,7 @@ def store_directory(data: DataConfig, run_directory: str | os.PathLike[str]) -> 
 
 
 def other_stores(prepared: Prepared) -> Iterator[tuple[Path, int]]:
-    """What lies beside the run's stores and belongs to other configurations: stores, finished or not, and their bytes."""
+    """Stores, finished or not, that lie beside the run's and belong to other configurations, and their bytes."""
     own = {store.directory for store in prepared.stores}
     for cache in sorted({store.directory.parent for store in prepared.stores}):
         for path in sorted(cache.iterdir()):
