@@ -149,13 +149,16 @@ class Tokenizer:
         return self._last_segmenter
 
     def _pieces(self) -> Pieces:
-        pieces = list(enumerate(self._model.pieces))
-        normal = [(i, piece) for i, piece in pieces if piece.type == piece.NORMAL]
+        types = sentencepiece_model_pb2.ModelProto.SentencePiece  # type: ignore[attr-defined]
+        by_type: dict[int, dict[str, int]] = {types.NORMAL: {}, types.USER_DEFINED: {}, types.BYTE: {}}
+        for piece_id, piece in enumerate(self._model.pieces):
+            by_type.get(piece.type, {})[piece.piece] = piece_id
+        normal = by_type[types.NORMAL]
         return Pieces(
-            id_of={piece.piece: i for i, piece in normal},
-            score_of={piece.piece: piece.score for _, piece in normal},
-            symbol_ids={piece.piece: i for i, piece in pieces if piece.type == piece.USER_DEFINED},
-            byte_ids=[i for i, piece in pieces if piece.type == piece.BYTE] or None,
+            id_of=normal,
+            score_of={piece: self._processor.get_score(piece_id) for piece, piece_id in normal.items()},
+            symbol_ids=by_type[types.USER_DEFINED],
+            byte_ids=[by_type[types.BYTE][f"<0x{byte:02X}>"] for byte in range(256)] if by_type[types.BYTE] else None,
             unk_id=self.unk_id,
         )
 
