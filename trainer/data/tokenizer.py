@@ -211,10 +211,11 @@ class TokenizerPair:
         return {_SOURCE: self.source.model_bytes, _TARGET: self.target.model_bytes}
 
 
-def train_tokenizer(lines: Iterator[str], config: TokenizerConfig) -> Tokenizer:
+def train_tokenizer(lines: Iterator[str], config: TokenizerConfig, text: str = "the training data") -> Tokenizer:
     """A new model over all `lines`: those of both sides where the vocabulary is joint.
 
-    Deterministic on any number of cores. Raises UserError where the data allow no vocabulary of `vocab_size`.
+    Deterministic on any number of cores. Raises UserError, which calls the lines `text`, where they allow no
+    vocabulary of `vocab_size`.
     """
     model = io.BytesIO()
     try:
@@ -234,19 +235,19 @@ def train_tokenizer(lines: Iterator[str], config: TokenizerConfig) -> Tokenizer:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise _training_error(str(error), config) from None
+        raise _training_error(str(error), config, text) from None
     return Tokenizer(model.getvalue())
 
 
-def _training_error(message: str, config: TokenizerConfig) -> Exception:
+def _training_error(message: str, config: TokenizerConfig, text: str) -> Exception:
     here = f"`tokenizer.vocab_size` is {config.vocab_size}"
     if found := re.search(r"set it to a value <= (\d+)", message):
-        return UserError(f"{here}, but the training data allow at most {found[1]}: set it to {found[1]} or less.")
+        return UserError(f"{here}, but {text} allow at most {found[1]}: set it to {found[1]} or less.")
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return UserError(
-            f"{here}, but the characters, bytes and symbols of the training data alone need {found[1]}: "
+            f"{here}, but the characters, bytes and symbols of {text} alone need {found[1]}: "
             f"set it above {found[1]} or lower `tokenizer.character_coverage` ({config.character_coverage})."
         )
     if "sentences_.empty()" in message:
-        return UserError("no tokenizer can be trained: the training data hold no text that SentencePiece can use.")
+        return UserError(f"no tokenizer can be trained: {text} hold no text that SentencePiece can use.")
     return RuntimeError(message)
