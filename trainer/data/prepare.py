@@ -32,6 +32,9 @@ _STORE_FORMAT = 2
 _FINGERPRINT_LENGTH = 16
 _WORK = ".parts-"
 
+TRAINED_TOKENIZERS = "tokenizer-"
+"""How the names of the folders of trained tokenizers begin, which lie beside the stores."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -59,7 +62,7 @@ def prepare(
         raise UserError("`data.train` is empty: give at least one corpus to train on.")
     check_sources((*data.train, *data.valid))
     run, cache = Path(run_directory), store_directory(data, run_directory)
-    trained = cache / f"tokenizer-{_fingerprint(_sample_identity(data, tokenizer))[:_FINGERPRINT_LENGTH]}"
+    trained = cache / f"{TRAINED_TOKENIZERS}{_fingerprint(_sample_identity(data, tokenizer))[:_FINGERPRINT_LENGTH]}"
     workers = workers or len(os.sched_getaffinity(0))
     with telling_full_disk(cache):
         for corpus in data.valid:
