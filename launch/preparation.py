@@ -35,7 +35,7 @@ def _store(store: Store, reused: bool) -> Iterator[str]:
 def _rejected(found: Manifest) -> Iterator[str]:
     total = found.num_pairs + sum(found.rejected.values())
     for reason, count in found.rejected.items():
-        yield f"  left out, {reason}: {count:,} pairs ({count / total:.2%}), such as"
+        yield f"  left out, {reason}: {count:,} {'pair' if count == 1 else 'pairs'} ({count / total:.2%}), such as"
         for source, target in found.examples[reason]:
             yield f"    {_one_line(source)}  |  {_one_line(target)}"
 

@@ -6,6 +6,7 @@ RUN/config.yaml  RUN/tokenizer.model (or one for each language)  RUN/data/…  R
 import errno
 import fcntl
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from trainer.config import Config
 from trainer.configuration import CONFIG_FILE, dump, load, require_same_run
-from trainer.data.prepare import Prepared
+from trainer.data.prepare import TRAINED_TOKENIZERS, Prepared
 from trainer.data.prepare import prepare as prepare_data
 from trainer.data.sources import check_sources
 from trainer.data.tokenizer import TOKENIZER_FILES
@@ -42,8 +43,8 @@ def metrics_path(directory: str | Path) -> Path:
 def prepare(config: Config, workers: int | None = None) -> Prepared:
     """Opens the run directory for `config` and makes its tokenizers and stores where they are missing.
 
-    In `workers` processes (None: one for each core). Raises UserError where the directory belongs to another run, is in use or cannot be written, or
-    where the corpora cannot be used; of a run that never came to be, nothing is then left.
+    In `workers` processes (None: one for each core). Raises UserError where the directory belongs to another run, is in
+    use or cannot be written, or where the corpora cannot be used; of a run that never came to be, nothing is then left.
     """
     check_sources([*config.data.train, *config.data.valid])
     directory = Path(config.run.directory)
@@ -89,9 +90,11 @@ def _remove_if_unused(directory: Path) -> None:
         return
     for left in (*tokenizer_paths(directory), directory / OWNER):
         left.unlink(missing_ok=True)
-    for folder in (directory / "data", directory):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    data = directory / "data"
+    if data.is_dir() and all(path.name.startswith(TRAINED_TOKENIZERS) for path in data.iterdir()):
+        shutil.rmtree(data)
+    if not any(directory.iterdir()):
+        directory.rmdir()
 
 
 @contextmanager

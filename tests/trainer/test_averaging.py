@@ -9,13 +9,17 @@ from trainer.errors import UserError
 from trainer.model_directory import load
 
 
-def test_the_mean_of_the_last_checkpoints_is_published(tiny_run: TinyRun) -> None:
-    models = [tiny_run.model(seed) for seed in range(4)]
+@pytest.mark.parametrize("tokenizers", ["tiny_run", "separate_run"])
+def test_the_mean_of_the_last_checkpoints_is_published(tokenizers: str, request: pytest.FixtureRequest) -> None:
+    run: TinyRun = request.getfixturevalue(tokenizers)
+    models = [run.model(seed) for seed in range(4)]
     for step, model in enumerate(models):
-        tiny_run.publish(step, model)
-    output = tiny_run.directory.parent / "averaged"
-    average(tiny_run.directory, 3, output)
-    averaged = dict(load(output, "cpu").model.named_parameters())
+        run.publish(step, model)
+    output = run.directory.parent / "averaged"
+    average(run.directory, 3, output)
+    loaded = load(output, "cpu")
+    assert loaded.tokenizers.files() == run.tokenizers.files()
+    averaged = dict(loaded.model.named_parameters())
     assert averaged
     for name, parameter in averaged.items():
         mean = torch.stack([model.get_parameter(name).double() for model in models[1:]]).mean(0)

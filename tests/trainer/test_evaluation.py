@@ -94,16 +94,18 @@ def test_ranks_together_find_what_one_finds(tiny_run: TinyRun, world_size: int) 
         assert found | {"nll": None} == expected | {"nll": None}
 
 
-def test_the_numbers_are_those_of_its_parts(tiny_run: TinyRun) -> None:
-    validation, model = validation_set(tiny_run, 11), tiny_run.model(seed=1)
-    [[found]] = evaluate(tiny_run, 1, [validation], CONFIG)
-    hypotheses = Translator(model, tiny_run.tokenizers, 24, CONFIG).translate(validation.sources[:7])
+@pytest.mark.parametrize("tokenizers", ["tiny_run", "separate_run"])
+def test_the_numbers_are_those_of_its_parts(tokenizers: str, request: pytest.FixtureRequest) -> None:
+    run: TinyRun = request.getfixturevalue(tokenizers)
+    validation, model = validation_set(run, 11), run.model(seed=1)
+    [[found]] = evaluate(run, 1, [validation], CONFIG)
+    hypotheses = Translator(model, run.tokenizers, 24, CONFIG).translate(validation.sources[:7])
     scores = score(hypotheses, [validation.references[:7]])
     assert (found["name"], found["bleu"], found["chrf"]) == ("val", scores.bleu, scores.chrf)
     samples = zip(validation.sources, hypotheses, validation.references[:7], strict=False)
     assert found["samples"] == list(samples)[:NUM_SAMPLES]
 
-    ids = tiny_run.tokenizers.special_ids
+    ids = run.tokenizers.special_ids
     each = [validation_batches([pair], ids, 64, Share(0, 1))[0] for pair in validation.pairs]
     with torch.no_grad():
         nll = sum(model(batch)[1].item() for batch in each)

@@ -176,6 +176,30 @@ def test_a_run_whose_every_checkpoint_is_damaged_is_not_started_anew(runs: Runs)
     assert [record["step"] for record in runs.steps("ruined")] == [1, 2, 3, 4, 5]
 
 
+def test_a_run_of_two_vocabularies_is_trained_resumed_averaged_and_used(runs: Runs) -> None:
+    changes = (
+        "tokenizer.joint=false", "tokenizer.path=null", "tokenizer.vocab_size=400", "model.tied_embeddings=decoder",
+        "data.valid=[{builtin: phrasebook, split: valid, name: held, limit: 5}]",
+    )  # fmt: skip
+    whole = runs.finished("separate", *changes, "run.max_steps=10")
+    runs.finished("separate-resumed", *changes, "run.max_steps=5")
+    resumed = runs.finished("separate-resumed", *changes, "run.max_steps=10")
+    assert [(s["step"], s["loss"]) for s in resumed] == [(s["step"], s["loss"]) for s in whole]
+    assert [s["step"] for s in whole] == list(range(1, 11))
+    names = {"tokenizer.source.model", "tokenizer.target.model"}
+    run, averaged = runs.folder / "separate", runs.folder / "separate-averaged"
+    commands = (["average", str(run), "--last", "2", "--output", str(averaged)], ["translate", str(averaged)])
+    for command in commands:
+        ended = subprocess.run(
+            [sys.executable, "-m", "launch", *command],
+            env=runs.environment, input="un chat\n", capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+    assert len(ended.stdout.splitlines()) == 1
+    for directory in (run, averaged):
+        assert {path.name for path in directory.glob("tokenizer*")} == names
+
+
 def test_another_configuration_in_the_same_directory_is_refused(runs: Runs) -> None:
     before = runs.finished("other", "run.max_steps=2")
     kept = (runs.folder / "other" / "config.yaml").read_text()

@@ -4,10 +4,14 @@ import logging
 import queue
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from model.search import SearchConfig
 from tests.trainer.conftest import TinyRun, sentences
+from trainer import translation
 from trainer.config import EvaluationConfig
 from trainer.errors import UserError
 from trainer.translation import (
@@ -34,6 +38,28 @@ def test_order_and_empty_lines_are_kept(translator: Translator) -> None:
     mixed = ["", *lines[:5], "  \t ", *lines[5:], ""]
     assert translator.translate(mixed) == ["", *alone[:5], "", *alone[5:], ""]
     assert translator.translate([]) == []
+
+
+def test_the_sources_tokenizer_encodes_and_the_targets_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = SimpleNamespace(encode=lambda lines: [[len(line)] for line in lines], eos_id=77)
+    target = SimpleNamespace(bos_id=5, eos_id=6, pad_id=7, unk_id=8, decode=lambda best: [f"{ids}" for ids in best])
+    asked: list[Any] = []
+
+    def found(model: Any, sources: list[list[int]], config: SearchConfig, device: Any) -> list[Any]:
+        asked.append((sources, config.bos_id, config.eos_id, config.forbidden_ids))
+        return [[SimpleNamespace(ids=[100 + sources[0][0]])]]
+
+    monkeypatch.setattr(translation, "search", found)
+    pair: Any = SimpleNamespace(source=source, target=target)
+    model: Any = None
+    assert Translator(model, pair, 24, EvaluationConfig()).translate(["four"]) == ["[104]"]
+    assert asked == [([[4, 77]], 5, 6, (7, 5, 8))]
+
+
+def test_a_model_of_two_vocabularies_translates(separate_run: TinyRun) -> None:
+    separate_run.publish(1, separate_run.model(seed=1))
+    translated = load_translator(separate_run.directory, "cpu").translate(sentences(6, seed=3))
+    assert len(set(translated)) > 3
 
 
 def test_the_stream_translates_the_same_lines(translator: Translator) -> None:

@@ -1,41 +1,35 @@
-"""Files by path, glob or fsspec address: found, opened, decompressed, and told apart from what they were before."""
+"""The files of a corpus: found by path, glob or address, opened, decompressed, told apart from earlier versions."""
 
 import bz2
 import glob
-import io
 import lzma
 import os
-import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import IO, Any, TypeVar
+from typing import Any, BinaryIO, NoReturn, cast
 
-import fsspec
 import zstandard
 
+from trainer.data.remote_files import (
+    check_protocol,
+    find_remote_files,
+    is_lasting,
+    is_missing,
+    is_remote,
+    open_remote_file,
+    remote_file_identity,
+)
 from trainer.errors import UserError
 
 _READ_BYTES = 1 << 16
-# Five tries of five seconds outlast a hiccup of the network and still end.
-_TRIES = 5
-_SECONDS_BETWEEN_TRIES = 5.0
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
     ".bz2": bz2.BZ2Decompressor,
     ".xz": lzma.LZMADecompressor,
     ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
 }
-# What a file system may call the mark that changes with a file's content.
-_MARKS = ("etag", "md5", "blob_id", "sha256", "mtime", "lastmodified", "updated", "created")
-
-Result = TypeVar("Result")
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is an fsspec address such as `s3://bucket/key`."""
-    return "://" in path
 
 
 def find_files(pattern: str) -> list[str]:
@@ -44,30 +38,23 @@ def find_files(pattern: str) -> list[str]:
     Raises UserError where there is none, or one that cannot be read.
     """
     if not is_remote(pattern):
-        return _local_files(pattern)
+        return _find_local_files(pattern)
     with naming(pattern):
-        if not any(mark in pattern for mark in "*["):  # a question mark begins the query of an address
-            return [pattern]
-        system, path = _file_system(pattern)
-        found = sorted(system.unstrip_protocol(name) for name in _patiently(lambda: system.glob(path)))
-    return found or _nothing_matches(pattern)
+        return find_remote_files(pattern) or _refuse_pattern(pattern)
 
 
 def check_files(pattern: str) -> None:
     """Raises UserError for what can be told without a network: missing files, or a protocol without its package."""
-    if is_remote(pattern):
-        with naming(pattern):
-            fsspec.get_filesystem_class(pattern.split("://")[0].split("::")[-1])
-    else:
-        _local_files(pattern)
+    if not is_remote(pattern):
+        _find_local_files(pattern)
+        return
+    with naming(pattern):
+        check_protocol(pattern)
 
 
-def open_file(path: str) -> IO[bytes]:
-    """The bytes of one file as they are stored; of a remote one they are fetched as they are read."""
-    if not is_remote(path):
-        return open(path, "rb")
-    system, name = _file_system(path)
-    return io.BufferedReader(_PatientFile(_patiently(lambda: system.open(name, "rb"))), _READ_BYTES)
+def open_file(path: str) -> BinaryIO:
+    """The bytes of one file as they are stored; those of a remote one are fetched as they are read."""
+    return cast(BinaryIO, open_remote_file(path)) if is_remote(path) else open(path, "rb")
 
 
 def read_bytes(path: str) -> Iterator[bytes]:
@@ -82,15 +69,12 @@ def read_bytes(path: str) -> Iterator[bytes]:
 
 
 def file_identity(path: str) -> list[Any]:
-    """Place, size and what changes with the content: the modification time, or the mark a remote store gives."""
-    if not is_remote(path):
+    """Place, size and what changes with the content, JSON-able: the modification time, or a remote store's mark."""
+    with naming(path):
+        if is_remote(path):
+            return remote_file_identity(path)
         stat = os.stat(path)
         return [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
-    with naming(path):
-        system, name = _file_system(path)
-        info = _patiently(lambda: system.info(name))
-    marks = {key.lower().replace("_", ""): str(value) for key, value in info.items()}
-    return [path, info.get("size"), *(marks[mark] for mark in (m.replace("_", "") for m in _MARKS) if mark in marks)]
 
 
 @contextmanager
@@ -104,11 +88,13 @@ def naming(path: str) -> Iterator[None]:
         raise UserError(f"{path} is cut off: its compressed data ends early, so fetch or compress it again.") from None
     except ImportError as error:
         raise UserError(f"{path} needs a package that is not installed: {first_line(error)}.") from error
-    except FileNotFoundError:
-        raise UserError(f"the corpus file {path} does not exist: correct its path.") from None
     except Exception as error:
         # Every decompressor and every protocol has exceptions of its own.
-        raise UserError(f"{path} cannot be read: {first_line(error)}.") from error
+        if is_missing(error):
+            raise UserError(f"the corpus file {path} does not exist: correct its path.") from None
+        cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+        remedy = "; start again when it can be reached" if is_remote(path) and not is_lasting(error) else ""
+        raise UserError(f"{path} cannot be read: {first_line(cause)}{remedy}.") from error
 
 
 def first_line(error: BaseException) -> str:
@@ -116,10 +102,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
 
 
-def _local_files(pattern: str) -> list[str]:
+def _find_local_files(pattern: str) -> list[str]:
     paths = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
     if not paths and glob.has_magic(pattern):
-        _nothing_matches(pattern)
+        _refuse_pattern(pattern)
     for path in paths or [pattern]:
         if not os.path.isfile(path):
             raise UserError(f"the corpus file {path} does not exist (or is no file): correct its path.")
@@ -128,16 +114,8 @@ def _local_files(pattern: str) -> list[str]:
     return paths
 
 
-def _nothing_matches(pattern: str) -> list[str]:
+def _refuse_pattern(pattern: str) -> NoReturn:
     raise UserError(f"no corpus file matches {pattern}: correct the pattern.")
-
-
-def _file_system(path: str) -> tuple[Any, str]:
-    options: dict[str, Any] = {}
-    if path.startswith(("http://", "https://")):
-        # Proxies from the environment; and a server must not decompress, or compress, behind our back.
-        options = {"client_kwargs": {"trust_env": True}, "headers": {"Accept-Encoding": "identity"}}
-    return fsspec.core.url_to_fs(path, **options)
 
 
 def _suffix(path: str) -> str:
@@ -148,7 +126,7 @@ def _suffix(path: str) -> str:
 def _decompress(pieces: Iterable[bytes], new_decompressor: Callable[[], Any]) -> Iterator[bytes]:
     """The content of one or more compressed streams, one after another, maybe with zeros between them.
 
-    Raises EOFError where the last one is not complete; `zstandard`'s own reader would not notice.
+    Raises EOFError where the last one is not complete, which the reader of `zstandard` would not notice.
     """
     stream = None
     for piece in pieces:
@@ -160,47 +138,3 @@ def _decompress(pieces: Iterable[bytes], new_decompressor: Callable[[], Any]) ->
                 stream = None
     if stream:
         raise EOFError
-
-
-def _patiently(action: Callable[[], Result]) -> Result:
-    """The result of asking a remote store, asked again after a while when the network fails."""
-    for tries_left in reversed(range(_TRIES)):
-        try:
-            return action()
-        except (FileNotFoundError, PermissionError, NotImplementedError, ImportError):
-            raise
-        except Exception:
-            # Every protocol has exceptions of its own.
-            if not tries_left:
-                raise
-            time.sleep(_SECONDS_BETWEEN_TRIES)
-    raise AssertionError("the last try returns or raises")
-
-
-class _PatientFile(io.RawIOBase):
-    """A remote file whose reads are tried again; fsspec moves its position only after a read that went well."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def readinto(self, buffer: Any) -> int:
-        data = _patiently(lambda: self._file.read(len(buffer)))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()

@@ -32,6 +32,9 @@ _STORE_FORMAT = 2
 _FINGERPRINT_LENGTH = 16
 _WORK = ".parts-"
 
+TRAINED_TOKENIZERS = "tokenizer-"
+"""How the names of the folders of trained tokenizers begin, which lie beside the stores."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -59,7 +62,7 @@ def prepare(
         raise UserError("`data.train` is empty: give at least one corpus to train on.")
     check_sources((*data.train, *data.valid))
     run, cache = Path(run_directory), store_directory(data, run_directory)
-    trained = cache / f"tokenizer-{_fingerprint(_sample_identity(data, tokenizer))[:_FINGERPRINT_LENGTH]}"
+    trained = cache / f"{TRAINED_TOKENIZERS}{_fingerprint(_sample_identity(data, tokenizer))[:_FINGERPRINT_LENGTH]}"
     workers = workers or len(os.sched_getaffinity(0))
     with telling_full_disk(cache):
         for corpus in data.valid:
@@ -90,7 +93,7 @@ def store_directory(data: DataConfig, run_directory: str | os.PathLike[str]) -> 
 
 
 def other_stores(prepared: Prepared) -> Iterator[tuple[Path, int]]:
-    """What lies beside the run's stores and belongs to other configurations: stores, finished or not, and their bytes."""
+    """Stores, finished or not, that lie beside the run's and belong to other configurations, and their bytes."""
     own = {store.directory for store in prepared.stores}
     for cache in sorted({store.directory.parent for store in prepared.stores}):
         for path in sorted(cache.iterdir()):

@@ -14,7 +14,8 @@ def publish_file(path: Path, content: bytes) -> None:
 
     Raises UserError where the disk is full.
     """
-    temporary = path.with_name(f".tmp-{path.name}")
+    # Its own name, because runs that share `data.cache` may publish the same file at once.
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     with telling_full_disk(path.parent):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

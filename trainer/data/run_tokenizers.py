@@ -63,7 +63,8 @@ def _train(config: TokenizerConfig, sample: Block) -> TokenizerPair:
     if config.joint:
         joint = train_tokenizer(chain.from_iterable(zip(sources, targets, strict=True)), config)
         return TokenizerPair(joint, joint)
-    return TokenizerPair(*(train_tokenizer(iter(lines), config) for lines in (sources, targets)))
+    sides = (("source", sources), ("target", targets))
+    return TokenizerPair(*(train_tokenizer(iter(lines), config, f"the {name} sentences") for name, lines in sides))
 
 
 def _publish(tokenizers: TokenizerPair, directory: Path) -> None:

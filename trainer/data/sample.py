@@ -80,7 +80,7 @@ class _Reservoir:
         self.num_read = 0
         self.rejected: Counter[str] = Counter()
         self._capacity, self._key, self._filter = capacity, np.uint64(key), pair_filter
-        self._numbers: NDArray[np.uint64] = np.empty(0, np.uint64)
+        self._numbers: list[NDArray[np.uint64]] = []
         self._limit = np.uint64(2**64 - 1)
         self._num_judged = 0
         self.pairs: list[tuple[str, str]] = []
@@ -103,14 +103,15 @@ class _Reservoir:
             self.rejected[REASONS[code]] += 1
         fit = np.flatnonzero(code_N == 0)
         self.pairs += [(sources[n], targets[n]) for n in fit.tolist()]
-        self._numbers = np.concatenate([self._numbers, number_N[low[fit]]])
+        self._numbers.append(number_N[low[fit]])
         if len(self.pairs) > _GROWTH * self._capacity:
             self.trim(self._capacity)
 
     def trim(self, count: int) -> None:
         """Keeps the lowest `count`."""
-        order = np.argsort(self._numbers)[:count]
+        numbers = np.concatenate(self._numbers)
+        order = np.argsort(numbers)[:count]
         if len(order) < len(self.pairs) and count:
-            self._limit = self._numbers[order[-1]]
+            self._limit = numbers[order[-1]]
         self.pairs = [self.pairs[n] for n in order.tolist()]
-        self._numbers = self._numbers[order]
+        self._numbers = [numbers[order]]

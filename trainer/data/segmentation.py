@@ -9,10 +9,10 @@ import math
 import random
 import re
 from bisect import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Literal
 
 Draw = Callable[[], float]
@@ -21,7 +21,9 @@ Draw = Callable[[], float]
 _SPACE = "▁"
 # A longer run of characters without a place to cut is cut anyway, because the work grows with the square of it.
 _MAX_WORD = 64
-_CACHED = 1 << 16
+# Some 30 MB of lattices; the most frequent words make up most of a text.
+_CACHED_WORDS = 1 << 13
+_NEVER = -math.inf
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Pieces:
 
     def spell(self, text: str) -> list[int]:
         """The ids of a piece, or of what is none."""
-        if text in self.id_of:
-            return [self.id_of[text]]
+        if (piece_id := self.id_of.get(text)) is not None:
+            return [piece_id]
         return [self.byte_ids[byte] for byte in text.encode()] if self.byte_ids else [self.unk_id]
 
 
@@ -79,50 +81,46 @@ class _UnigramWords:
     """Sums up the segmentations of each beginning of a word, once, and draws piece by piece from its end."""
 
     def __init__(self, pieces: Pieces, alpha: float) -> None:
-        self._pieces, self._alpha = pieces, alpha
-        self._max_length = max(map(len, pieces.id_of))
-        self._unknown_score = min(pieces.score_of.values()) - 10.0  # the library's penalty
-        self._lattice = lru_cache(_CACHED)(self._make_lattice)
+        self._spell, self._max_length = pieces.spell, max(map(len, pieces.id_of))
+        self._log_weight_of = {piece: alpha * score for piece, score in pieces.score_of.items()}
+        # A character that is no piece, with the library's penalty.
+        self._unknown_log_weight = min(self._log_weight_of.values()) - alpha * 10.0
+        self._lattice = lru_cache(_CACHED_WORDS)(self._make_lattice)
 
     def draw(self, word: str, draw: Draw) -> list[int]:
         lattice, end = self._lattice(word), len(word)
         drawn: list[list[int]] = []
         while end:
-            bounds, starts, ids = lattice[end]
-            choice = bisect(bounds, draw())
-            end = starts[choice]
-            drawn.append(ids[choice])
+            bounds, starts = lattice[end]
+            start = starts[bisect(bounds, draw())]
+            drawn.append(self._spell(word[start:end]))
+            end = start
         return [piece_id for ids in reversed(drawn) for piece_id in ids]
 
-    def _make_lattice(self, word: str) -> list[tuple[list[float], list[int], list[list[int]]]]:
-        """For each place, of the pieces that may end there: bounds of their shares, starts and ids."""
+    def _make_lattice(self, word: str) -> list[tuple[list[float], list[int]]]:
+        """For each place in the word, of the pieces that may end there: bounds between their shares, and starts."""
         log_mass = [0.0]
-        lattice: list[tuple[list[float], list[int], list[list[int]]]] = [([], [], [])]
+        lattice: list[tuple[list[float], list[int]]] = [([], [])]
         for end in range(1, len(word) + 1):
-            found = list(self._ending_at(word, end))
-            logs = [log_mass[start] + self._alpha * score for start, score in found]
+            starts, logs = self._ending_at(end, word, log_mass)
             highest = max(logs)
-            weights = [math.exp(log - highest) for log in logs]
-            total = sum(weights)
-            log_mass.append(highest + math.log(total))
+            sums = list(accumulate([math.exp(log - highest) for log in logs]))
+            log_mass.append(highest + math.log(sums[-1]))
             # Without the last bound, which rounding might put below a draw.
-            bounds = list(accumulate(weight / total for weight in weights))[:-1]
-            starts = [start for start, _ in found]
-            lattice.append((bounds, starts, [self._pieces.spell(word[start:end]) for start in starts]))
+            lattice.append(([part / sums[-1] for part in sums[:-1]], starts))
         return lattice
 
-    def _ending_at(self, word: str, end: int) -> Iterator[tuple[int, float]]:
-        """(start, score) of each piece; a character that is none counts as unknown."""
+    def _ending_at(self, end: int, word: str, log_mass: list[float]) -> tuple[list[int], list[float]]:
+        """Where pieces that end there start, and the log of what segmentations with them at the end weigh."""
+        starts, logs = [], []
         for start in range(max(0, end - self._max_length), end):
-            score = self._pieces.score_of.get(word[start:end])
-            if score is not None:
-                yield start, score
-            elif start == end - 1:
-                yield start, self._unknown_score
-
-
-_Merging = tuple[tuple[str, ...], tuple[bool, ...]]
-"""The symbols of a word so far, and which neighbours may still be merged."""
+            log_weight = self._log_weight_of.get(word[start:end])
+            if log_weight is None and start == end - 1:
+                log_weight = self._unknown_log_weight
+            if log_weight is not None:
+                starts.append(start)
+                logs.append(log_mass[start] + log_weight)
+        return starts, logs
 
 
 class _BpeWords:
@@ -130,26 +128,23 @@ class _BpeWords:
     until one of the two is merged with its other neighbour."""
 
     def __init__(self, pieces: Pieces, dropout: float) -> None:
-        self._pieces, self._dropout = pieces, dropout
-        self._next = lru_cache(_CACHED)(self._find_next)
+        self._spell, self._score_of, self._dropout = pieces.spell, pieces.score_of, dropout
 
     def draw(self, word: str, draw: Draw) -> list[int]:
-        merging: _Merging = (tuple(word), (True,) * (len(word) - 1))
-        while (following := self._next(merging)) is not None:
-            merging = following[draw() < self._dropout]
-        return [piece_id for symbol in merging[0] for piece_id in self._pieces.spell(symbol)]
+        symbols = list(word)
+        scores = [self._score(left, right) for left, right in pairwise(symbols)]
+        while scores and (best := max(scores)) > _NEVER:
+            at = scores.index(best)
+            if draw() < self._dropout:
+                scores[at] = _NEVER
+                continue
+            symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
+            del scores[at]
+            if at > 0:
+                scores[at - 1] = self._score(symbols[at - 1], symbols[at])
+            if at < len(scores):
+                scores[at] = self._score(symbols[at], symbols[at + 1])
+        return [piece_id for symbol in symbols for piece_id in self._spell(symbol)]
 
-    def _find_next(self, merging: _Merging) -> tuple[_Merging, _Merging] | None:
-        """What becomes of the word where its next merge is made, and where it is left out; None at the end."""
-        symbols, may_merge = merging
-        scores = [
-            self._pieces.score_of.get(left + right, -math.inf) if allowed else -math.inf
-            for left, right, allowed in zip(symbols, symbols[1:], may_merge, strict=False)
-        ]
-        if max(scores, default=-math.inf) == -math.inf:
-            return None
-        at = scores.index(max(scores))
-        merged = (*symbols[:at], symbols[at] + symbols[at + 1], *symbols[at + 2 :])
-        before, after = may_merge[:at], may_merge[at + 1 :]
-        allowed = (*before[:-1], *(True for _ in before[-1:]), *(True for _ in after[:1]), *after[1:])
-        return (merged, allowed), (symbols, (*before, False, *after))
+    def _score(self, left: str, right: str) -> float:
+        return self._score_of.get(left + right, _NEVER)

@@ -23,8 +23,9 @@ class Side:
 def token_index(start_N: IntArray, length_N: IntArray) -> IntArray:
     """index_L: start, start + 1, … start + length - 1 of each of N ranges, one after the other."""
     end_N = np.cumsum(length_N)
-    num_tokens = int(end_N[-1]) if len(end_N) else 0
-    return np.repeat(start_N - (end_N - length_N), length_N) + np.arange(num_tokens)
+    index_L = np.arange(end_N[-1] if len(end_N) else 0)
+    index_L += np.repeat(start_N - (end_N - length_N), length_N)
+    return index_L
 
 
 def chosen(side: Side, row_N: IntArray) -> Side:

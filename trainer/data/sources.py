@@ -1,6 +1,7 @@
 """Every corpus as blocks of aligned text, whatever it is stored in."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -56,7 +57,9 @@ def corpus_name(corpus: CorpusConfig) -> str:
     elif corpus.builtin:
         name = f"{corpus.builtin}-{corpus.split}"
     else:
-        name = Path(next(iter(_patterns(corpus).values()), "")).name.split(".")[0]
+        parts = reversed(Path(next(iter(_patterns(corpus).values()), "")).parts)
+        names = (re.sub(r"[*?]|\[.*?\]", "", part).split(".")[0].strip("-_") for part in parts)
+        name = next(filter(None, names), "")
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip(".") or "corpus"
 
 

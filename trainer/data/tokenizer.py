@@ -149,13 +149,16 @@ class Tokenizer:
         return self._last_segmenter
 
     def _pieces(self) -> Pieces:
-        pieces = list(enumerate(self._model.pieces))
-        normal = [(i, piece) for i, piece in pieces if piece.type == piece.NORMAL]
+        types = sentencepiece_model_pb2.ModelProto.SentencePiece  # type: ignore[attr-defined]
+        by_type: dict[int, dict[str, int]] = {types.NORMAL: {}, types.USER_DEFINED: {}, types.BYTE: {}}
+        for piece_id, piece in enumerate(self._model.pieces):
+            by_type.get(piece.type, {})[piece.piece] = piece_id
+        normal = by_type[types.NORMAL]
         return Pieces(
-            id_of={piece.piece: i for i, piece in normal},
-            score_of={piece.piece: piece.score for _, piece in normal},
-            symbol_ids={piece.piece: i for i, piece in pieces if piece.type == piece.USER_DEFINED},
-            byte_ids=[i for i, piece in pieces if piece.type == piece.BYTE] or None,
+            id_of=normal,
+            score_of={piece: self._processor.get_score(piece_id) for piece, piece_id in normal.items()},
+            symbol_ids=by_type[types.USER_DEFINED],
+            byte_ids=[by_type[types.BYTE][f"<0x{byte:02X}>"] for byte in range(256)] if by_type[types.BYTE] else None,
             unk_id=self.unk_id,
         )
 
@@ -208,10 +211,11 @@ class TokenizerPair:
         return {_SOURCE: self.source.model_bytes, _TARGET: self.target.model_bytes}
 
 
-def train_tokenizer(lines: Iterator[str], config: TokenizerConfig) -> Tokenizer:
+def train_tokenizer(lines: Iterator[str], config: TokenizerConfig, text: str = "the training data") -> Tokenizer:
     """A new model over all `lines`: those of both sides where the vocabulary is joint.
 
-    Deterministic on any number of cores. Raises UserError where the data allow no vocabulary of `vocab_size`.
+    Deterministic on any number of cores. Raises UserError, which calls the lines `text`, where they allow no
+    vocabulary of `vocab_size`.
     """
     model = io.BytesIO()
     try:
@@ -231,19 +235,19 @@ def train_tokenizer(lines: Iterator[str], config: TokenizerConfig) -> Tokenizer:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise _training_error(str(error), config) from None
+        raise _training_error(str(error), config, text) from None
     return Tokenizer(model.getvalue())
 
 
-def _training_error(message: str, config: TokenizerConfig) -> Exception:
+def _training_error(message: str, config: TokenizerConfig, text: str) -> Exception:
     here = f"`tokenizer.vocab_size` is {config.vocab_size}"
     if found := re.search(r"set it to a value <= (\d+)", message):
-        return UserError(f"{here}, but the training data allow at most {found[1]}: set it to {found[1]} or less.")
+        return UserError(f"{here}, but {text} allow at most {found[1]}: set it to {found[1]} or less.")
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return UserError(
-            f"{here}, but the characters, bytes and symbols of the training data alone need {found[1]}: "
+            f"{here}, but the characters, bytes and symbols of {text} alone need {found[1]}: "
             f"set it above {found[1]} or lower `tokenizer.character_coverage` ({config.character_coverage})."
         )
     if "sentences_.empty()" in message:
-        return UserError("no tokenizer can be trained: the training data hold no text that SentencePiece can use.")
+        return UserError(f"no tokenizer can be trained: {text} hold no text that SentencePiece can use.")
     return RuntimeError(message)

@@ -60,8 +60,9 @@ def death_is_told(work: str) -> Iterator[None]:
         yield
     except BrokenProcessPool as error:
         raise UserError(
-            f"a process that {work} died, perhaps because the machine ran out of memory: free some or set "
-            "`data.workers` lower, and start the same command again: it goes on from what is finished."
+            f"a process that {work} died, perhaps because the machine ran out of memory: free some, or start fewer of "
+            "them (`data.workers`, or `--workers` of `dragoman prepare`), and start the same command again: it goes on "
+            "from what is finished."
         ) from error
 
 

@@ -1,0 +1,129 @@
+"""Files at fsspec addresses, such as `s3://bucket/key`; the one door to `fsspec`."""
+
+import io
+import re
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import fsspec
+
+# Five tries of five seconds outlast a hiccup of the network and still end.
+_TRIES = 5
+_SECONDS_BETWEEN_TRIES = 5.0
+_SILENCE_SECONDS = 20.0
+# What a file system may call the mark that changes with a file's content, in lower-case letters and digits.
+_MARKS = ("etag", "md5", "contentmd5", "blobid", "sha256", "mtime", "lastmodified", "updated", "created")
+
+Result = TypeVar("Result")
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is an address rather than the name of a local file."""
+    return "://" in path
+
+
+def check_protocol(address: str) -> None:
+    """Asks no network; raises ImportError or ValueError for a protocol that cannot be spoken here."""
+    fsspec.get_filesystem_class(address.split("://")[0])
+
+
+def find_remote_files(address: str) -> list[str]:
+    """The address itself, or what its `*` and `[...]` match in sorted order (a `?` begins a query)."""
+    if not any(mark in address for mark in "*["):
+        return [address]
+    system, path = _file_system(address)
+    return sorted(system.unstrip_protocol(name) for name in _patiently(lambda: system.glob(path)))
+
+
+def open_remote_file(address: str) -> io.RawIOBase:
+    """The bytes of a file, fetched as they are read."""
+    return _PatientFile(_patiently(lambda: _open(address)))
+
+
+def remote_file_identity(address: str) -> list[Any]:
+    """Address, size, and what the store gives of hash, tag or time."""
+    system, path = _file_system(address)
+    info = _patiently(lambda: system.info(path))
+    marks = {re.sub("[^a-z0-9]", "", key.lower()): str(value) for key, value in info.items()}
+    return [address, info.get("size"), *(marks[mark] for mark in _MARKS if mark in marks)]
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether there is no such file; fsspec says so of an HTTP server that does not answer, too, but with a cause."""
+    cause = error.__cause__
+    return isinstance(error, FileNotFoundError) and (cause is None or getattr(cause, "status", None) in (404, 410))
+
+
+def is_lasting(error: Exception) -> bool:
+    """Whether asking again is of no use; every protocol has exceptions of its own for what may pass."""
+    return is_missing(error) or isinstance(error, PermissionError | NotImplementedError | ImportError | ValueError)
+
+
+def _file_system(address: str) -> tuple[Any, str]:
+    return fsspec.core.url_to_fs(address, **(_http_options() if _is_http(address) else {}))
+
+
+def _http_options() -> dict[str, Any]:
+    """Proxies from the environment, no compression behind our back, and no limit but on silence."""
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE_SECONDS, sock_read=_SILENCE_SECONDS)
+    return {"client_kwargs": {"trust_env": True, "timeout": timeout}, "headers": {"Accept-Encoding": "identity"}}
+
+
+def _is_http(address: str) -> bool:
+    return address.startswith(("http://", "https://"))
+
+
+def _open(address: str) -> Any:
+    system, path = _file_system(address)
+    if _is_http(address):
+        try:
+            with system.open(path, "rb", cache_type="none") as probe:
+                probe.seek(1)
+                probe.read(1)
+        except ValueError:  # a server that gives no parts of a file is read from beginning to end
+            return system.open(path, "rb", block_size=0)
+    return system.open(path, "rb")
+
+
+def _patiently(action: Callable[[], Result]) -> Result:
+    """The result of asking a remote store, asked again after a while when the network fails."""
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            return action()
+        except Exception as error:
+            if is_lasting(error) or not tries_left:
+                raise
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+    raise AssertionError("the last try returns or raises")
+
+
+class _PatientFile(io.RawIOBase):
+    """A remote file whose reads are tried again; fsspec moves its position only after a read that went well."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        data = _patiently(lambda: self._file.read(len(buffer)))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
