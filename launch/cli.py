@@ -174,14 +174,16 @@ examples:
 
 def _add_average(subparsers: Subparsers) -> None:
     text = """\
-Writes a model directory whose weights are the mean of a run's last checkpoints, which often translates better than any
+Writes a model directory whose weights are the mean of a run's last or best checkpoints, which often translates better than any
 of them.
 
 example:
   dragoman average runs/multi30k_en_de --last 5 --output models/multi30k_en_de"""
     parser = _add(subparsers, commands.average, "a model from the mean of checkpoints", text)
     parser.add_argument("run", metavar="RUN", help="a run directory")
-    parser.add_argument("--last", type=_count, metavar="N", required=True, help="how many checkpoints")
+    chosen = parser.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("--last", type=_count, metavar="N", help="the mean of the last N checkpoints")
+    chosen.add_argument("--best", type=_count, metavar="N", help="of the N with the highest validation score")
     parser.add_argument("--output", metavar="DIR", required=True, help="the model directory to write")
 
 

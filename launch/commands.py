@@ -137,5 +137,6 @@ def average(options: Namespace) -> int:
     """Writes the mean of a run's last checkpoints as a model directory."""
     from trainer.averaging import average as average_checkpoints
 
-    average_checkpoints(Path(options.run), options.last, Path(options.output))
+    number, best = (options.last, False) if options.last else (options.best, True)
+    average_checkpoints(Path(options.run), number, Path(options.output), best)
     return 0

@@ -5,41 +5,43 @@ from pathlib import Path
 from torch import Tensor
 
 from trainer import configuration
-from trainer.checkpoint import list_checkpoints, read_weights, verify
+from trainer.checkpoint import best_first, list_checkpoints, read_weights, verify
 from trainer.configuration import CONFIG_FILE
 from trainer.data.tokenizer import TokenizerPair
 from trainer.errors import UserError
 from trainer.model_directory import build_model, put_weights, refuse_existing, save_model_directory
 
 
-def average(run_directory: Path, last: int, output: Path) -> None:
-    """Writes to `output` a model directory with the mean, in fp32, of the weights of the last `last` checkpoints.
+def average(run_directory: Path, number: int, output: Path, best: bool = False) -> None:
+    """Writes to `output` a model directory with the mean, in fp32, of the weights of `number` checkpoints.
 
-    Holds two sets of weights at a time. Raises UserError where the run has fewer checkpoints or one is damaged.
+    They are the last ones, or with `best` those with the highest validation score. Holds two sets of weights at a time.
+    Raises UserError where the run has fewer such checkpoints or one is damaged.
     """
     refuse_existing(output)
     config = configuration.load(run_directory / CONFIG_FILE)
     tokenizers = TokenizerPair.load(run_directory)
-    weights = mean_weights(choose(run_directory, last))
+    checkpoints = list_checkpoints(run_directory)
+    if best:
+        checkpoints = best_first(checkpoints, config.evaluation.metric)[::-1]
+    weights = mean_weights(_choose(checkpoints, number, "best" if best else "last", run_directory))
     model = build_model(config, tokenizers)
     put_weights(model, weights, run_directory)
     save_model_directory(output, dict(model.named_parameters()), config, tokenizers)
 
 
-def choose(run_directory: Path, last: int) -> list[Path]:
-    """The last `last` checkpoints, each verified."""
-    if last < 1:
-        raise UserError(f"--last must be at least 1, but is {last}.")
-    checkpoints = list_checkpoints(run_directory)
-    if len(checkpoints) < last:
+def _choose(checkpoints: list[Path], number: int, kind: str, run_directory: Path) -> list[Path]:
+    """The last `number` of the list, each verified; `kind` is how the user asked for them."""
+    if len(checkpoints) < number:
+        what = "published checkpoints that were validated" if kind == "best" else "published checkpoints"
         raise UserError(
-            f"--last is {last}, but the run directory {run_directory} has {len(checkpoints)} published checkpoints: "
-            "average fewer, or keep more of them with `checkpoint.keep_last`."
+            f"--{kind} is {number}, but the run directory {run_directory} has {len(checkpoints)} {what}: average "
+            f"fewer, or keep more of them with `checkpoint.keep_{kind}`."
         )
-    for checkpoint in checkpoints[-last:]:
+    for checkpoint in checkpoints[-number:]:
         if problems := verify(checkpoint):
             raise UserError(f"the checkpoint {checkpoint} is damaged ({'; '.join(problems)}): remove it.")
-    return checkpoints[-last:]
+    return checkpoints[-number:]
 
 
 def mean_weights(checkpoints: list[Path]) -> dict[str, Tensor]:
