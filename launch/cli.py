@@ -174,8 +174,8 @@ examples:
 
 def _add_average(subparsers: Subparsers) -> None:
     text = """\
-Writes a model directory whose weights are the mean of a run's last or best checkpoints, which often translates better than any
-of them.
+Writes a model directory whose weights are the mean of a run's last or best checkpoints, which often translates
+better than any of them.
 
 example:
   dragoman average runs/multi30k_en_de --last 5 --output models/multi30k_en_de"""
