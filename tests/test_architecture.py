@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("launch", "trainer", "model")
-ONE_DOOR = ("accelerate", "deepspeed", "datasets", "sentencepiece", "wandb", "sacrebleu", "yaml", "pydantic")
+ONE_DOOR = ("accelerate", "deepspeed", "datasets", "fsspec", "sentencepiece", "wandb", "sacrebleu", "yaml", "pydantic")
 TOP_LEVEL = {
     *PACKAGES, "configs", "slurm", "tests", ".ci", "pyproject.toml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
     "LICENSE", "Makefile", "constraints.txt", ".gitignore",

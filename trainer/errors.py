@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake."""
+"""The exceptions for a user's mistake."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,7 @@ class UserError(ValueError):
     The command line prints the sentence without a traceback and exits with status 2. Everything else that is raised
     is our defect or the machine's failure and keeps its traceback.
     """
+
+
+class Unavailable(UserError):
+    """Something that can be there again later, such as a network: what is finished is then worth keeping."""

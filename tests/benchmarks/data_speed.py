@@ -1,63 +1,86 @@
-"""How fast the data comes: text to token store, token store to packed micro-batches, and a resume far into a run.
+"""How fast the data comes, from real text: preparation, micro-batches in both modes, resumes far into a run, memory.
 
-    python tests/benchmarks/data_speed.py --data DIR [--work DIR] [--max-tokens N]
+    python tests/benchmarks/data_speed.py --data DIR [--work DIR] [--memory PAIRS]
 
-reads every DIR/**/NAME.en.gz beside which NAME.de.gz lies. Tokens are source plus target tokens without filler; the
-feed is timed on one thread, also in seconds of processor time, which a busy machine does not stretch.
+reads every DIR/**/NAME.en.gz beside which NAME.de.gz lies, prepares it with a BPE and with a unigram model, and prints
+one JSON object. Tokens are source plus target tokens without filler. The feed is timed on one thread, past the one that
+works ahead, also in seconds of processor time, which a busy machine does not stretch (of this process and, in stream
+mode, of its workers). `--work` keeps what is prepared. `--memory` adds the memory after so many streamed pairs.
+
+For comparison it times what a user of plain `datasets` would write: streaming, `.shuffle`, `.map` with the tokenizer.
 """
 
+# Nothing heavy here: worker processes import this file.
 import argparse
+import itertools
 import json
+import os
 import tempfile
 import time
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+import numpy as np
 
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
-from trainer.data.feed import Share, TrainingData
-from trainer.data.packing import SpecialIds
-from trainer.data.prepare import Prepared, prepare
 
-SECONDS = 10.0
-FAR_WINDOW = 1_000_000
+if TYPE_CHECKING:
+    from trainer.data.feed import TrainingData
+    from trainer.data.prepare import Prepared
+    from trainer.data.store import Store
+
+WORKERS = 2
+KINDS = ("bpe", "unigram")
+MODES: tuple[Literal["store", "stream"], ...] = ("store", "stream")
+LANES = (8, 64)
+FAR_STEPS = (10, 10_000, 1_000_000)
+MEMORY_REPORTS = 10
 
 
 def corpora(directory: Path) -> tuple[CorpusConfig, ...]:
     sources = sorted(directory.rglob("*.en.gz"))
     pairs = [(source, source.with_name(source.name.replace(".en.gz", ".de.gz"))) for source in sources]
-    return tuple(CorpusConfig(source=str(s), target=str(t)) for s, t in pairs if t.exists())
+    return tuple(
+        CorpusConfig(source=str(s), target=str(t), name=f"{s.parent.name}-{s.name.split('.')[0]}")
+        for s, t in pairs
+        if t.exists()
+    )
 
 
-def time_prepare(data: DataConfig, directory: Path) -> tuple[Prepared, dict[str, float]]:
-    prepare(data, TokenizerConfig(vocab_size=8000), directory / "trains-the-tokenizer")
-    given = TokenizerConfig(path=str(directory / "trains-the-tokenizer" / "tokenizer.model"))
+def time_prepare(data: DataConfig, kind: Any, directory: Path) -> tuple["Prepared", dict[str, float]]:
+    from trainer.data.prepare import prepare
+
+    tokenizer = TokenizerConfig(kind=kind, vocab_size=8000)
     start = time.perf_counter()
-    prepared = prepare(data, given, directory / "only-encodes")
+    prepared = prepare(replace(data, cache=str(directory / "cache")), tokenizer, directory / kind, WORKERS)
     seconds = time.perf_counter() - start
     pairs = sum(store.manifest.num_pairs for store in prepared.stores)
-    rate = {} if any(prepared.reused) else {"prepare_pairs_per_second": round(pairs / seconds)}
-    return prepared, {"pairs": pairs} | rate
+    return prepared, {"pairs": pairs} | ({} if any(prepared.reused) else {"prepare_seconds": round(seconds, 1)})
 
 
-def feed(prepared: Prepared, data: DataConfig) -> TrainingData:
-    ids = SpecialIds(prepared.tokenizer.pad_id, prepared.tokenizer.bos_id)
-    return TrainingData(prepared.stores, data, ids, seed=1, share=Share(0, 1))
+def feed(prepared: "Prepared", data: DataConfig, stores: "tuple[Store, ...] | None" = None) -> "TrainingData":
+    from trainer.data.encoding import PairEncoder
+    from trainer.data.feed import Share, TrainingData
+
+    encoder = PairEncoder(prepared.tokenizers, data.max_length) if data.mode == "stream" else None
+    ids, share = prepared.tokenizers.special_ids, Share(0, 1)
+    return TrainingData(stores or prepared.stores, data, ids, seed=1, share=share, encoder=encoder)
 
 
-def time_feed(prepared: Prepared, data: DataConfig) -> dict[str, float]:
-    """Pulls micro-batches on this thread, past the one that would fetch ahead."""
-    training_data = feed(prepared, data)
+def time_feed(training_data: "TrainingData", seconds: float) -> dict[str, float]:
     micro_batches = training_data._micro_batches_from_here()
-    next(micro_batches)
-    wall, cpu, tokens, fill, count = time.perf_counter(), time.process_time(), 0, 0.0, 0
-    while time.perf_counter() - wall < SECONDS:
-        micro_batch, _ = next(micro_batches)
-        source, target = micro_batch.batch.source_S.numel(), micro_batch.num_target_tokens
+    for _ in range(2 * training_data._config.num_lanes):
+        next(micro_batches)
+    wall, cpu, tokens, fill, count = time.perf_counter(), processor_seconds(training_data), 0, 0.0, 0
+    while time.perf_counter() - wall < seconds:
+        batch = next(micro_batches).micro_batch.batch
+        source, target = batch.source_S.numel(), batch.num_target_tokens
         budget = training_data.budget
         fill += (source + target) / (budget.max_source_tokens + budget.max_target_tokens)
         tokens, count = tokens + source + target, count + 1
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    wall, cpu = time.perf_counter() - wall, processor_seconds(training_data) - cpu
     return {
         "tokens_per_second": round(tokens / wall),
         "tokens_per_processor_second": round(tokens / cpu),
@@ -65,33 +88,148 @@ def time_feed(prepared: Prepared, data: DataConfig) -> dict[str, float]:
     }
 
 
-def time_resume(prepared: Prepared, data: DataConfig) -> dict[str, float]:
-    """From a state in a far window to the first step after it."""
-    training_data = feed(prepared, data)
-    state = training_data.state()
+def processor_seconds(training_data: "TrainingData") -> float:
+    ticks = [int(field) for pid in worker_ids(training_data) for field in stat_fields(pid)[11:13]]
+    return time.process_time() + sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def worker_ids(training_data: "TrainingData") -> list[int]:
+    pool = getattr(training_data._pairs, "_pool", None)
+    return list(pool._processes) if pool else []
+
+
+def stat_fields(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def time_datasets(data: DataConfig, prepared: "Prepared", seconds: float) -> dict[str, float]:
+    """Streams, shuffles in a buffer, tokenises in `.map`; nothing is packed, nothing could be resumed exactly."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    sides = {"source": [str(c.source) for c in data.train], "target": [str(c.target) for c in data.train]}
+    columns = [
+        datasets.load_dataset("text", data_files=files, split="train", streaming=True).rename_column("text", side)
+        for side, files in sides.items()
+    ]
+    source, target = prepared.tokenizers.source, prepared.tokenizers.target
+    encoded = (
+        datasets.concatenate_datasets(columns, axis=1)
+        .shuffle(seed=1, buffer_size=data.window)
+        .map(
+            lambda block: {"source": source.encode(block["source"]), "target": target.encode(block["target"])},
+            batched=True,
+        )
+    )
+    rows = itertools.chain.from_iterable(itertools.repeat(encoded))
+    next(rows)
+    wall, cpu, tokens = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - wall < seconds:
+        row = next(rows)
+        tokens += len(row["source"]) + len(row["target"]) + 2
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {"tokens_per_second": round(tokens / wall), "tokens_per_processor_second": round(tokens / cpu)}
+
+
+def large_store(prepared: "Prepared", directory: Path, num_pairs: int) -> "Store":
+    """One corpus of so many pairs: those of the prepared stores, again and again."""
+    from trainer.data.sentences import Side
+    from trainer.data.store import Store, writing_store
+
+    first = prepared.stores[0].manifest
+    path = directory / f"large-{first.kind}-{num_pairs}"
+    if Store.open(path) is None:
+        with writing_store(path, first.dtype) as writer:
+            for part in itertools.cycle(prepared.stores):
+                count = min(part.manifest.num_pairs, num_pairs - writer.num_pairs)
+                sides = (
+                    Side(side.items[: side.offsets[count]], np.diff(side.offsets[: count + 1]))
+                    for side in (part.source, part.target)
+                )
+                writer.append(*sides)
+                if writer.num_pairs == num_pairs:
+                    break
+            writer.finish("large", "", {}, {})
+    store = Store.open(path)
+    assert store is not None
+    return store
+
+
+def time_resume(prepared: "Prepared", data: DataConfig, store: "Store", step: int) -> float:
+    """Seconds from nothing but the open store to the first step after `step`, the start of the workers included."""
+    data = replace(data, train=data.train[:1])
+    with closing(feed(prepared, data, (store,))) as training_data:
+        state = training_data.state()
+        pairs_per_step = training_data.budget.max_sentences / 1.5 * data.micro_batches_per_step
+    window, consumed = divmod(int(step * pairs_per_step / data.num_lanes), data.window)
     for lane in state["lanes"].values():
-        shares = training_data._order.shares
-        lane |= {"window": FAR_WINDOW, "positions": [int(share * FAR_WINDOW * data.window) for share in shares]}
+        lane |= {"window": window, "consumed": consumed, "positions": [window * data.window]}
     start = time.perf_counter()
-    training_data.load_state(state)
-    training_data.next_step()
-    seconds = time.perf_counter() - start
-    training_data.close()
-    return {"resume_seconds": round(seconds, 4)}
+    with closing(feed(prepared, data, (store,))) as training_data:
+        training_data.load_state(state)
+        training_data.next_step()
+        return round(time.perf_counter() - start, 4)
+
+
+def measure_memory(prepared: "Prepared", data: DataConfig, num_pairs: int) -> dict[str, Any]:
+    """MB of this process and its workers while so many pairs are streamed; `anonymous` leaves mapped files out, which
+    the processes share with each other and with the system's cache."""
+    reports: list[dict[str, int]] = []
+    with closing(feed(prepared, data)) as training_data:
+        count, start = 0, time.perf_counter()
+        for report in range(MEMORY_REPORTS + 1):
+            while count < max(1, num_pairs * report // MEMORY_REPORTS):
+                count += sum(micro_batch.num_pairs for micro_batch in training_data.next_step())
+            pids = [os.getpid(), *worker_ids(training_data)]
+            resident, anonymous = (sum(memory(pid, field) for pid in pids) for field in ("VmRSS", "RssAnon"))
+            reports.append({"pairs": count, "resident_mb": resident, "anonymous_mb": anonymous})
+        seconds = time.perf_counter() - start
+    # The first tenth is left out: buffers fill and pages of the stores come in.
+    growth = {key: reports[-1][key] - reports[1][key] for key in ("resident_mb", "anonymous_mb")}
+    return {"growth": growth, "pairs_per_second": round(count / seconds), "reports": reports}
+
+
+def memory(pid: int, field: str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) // 1024
+
+
+def measure(kind: str, data: DataConfig, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything for one kind of tokenizer."""
+    report: dict[str, Any] = {}
+    for mode in MODES:
+        of_mode = replace(data, mode=mode)
+        prepared, report[mode] = time_prepare(of_mode, kind, arguments.work)
+        with closing(feed(prepared, of_mode)) as training_data:
+            report[mode] |= time_feed(training_data, arguments.seconds)
+        store = large_store(prepared, arguments.work / kind, arguments.large_pairs)
+        for num_lanes in LANES:
+            lanes = replace(of_mode, num_lanes=num_lanes)
+            seconds = {str(step): time_resume(prepared, lanes, store, step) for step in FAR_STEPS}
+            report[mode][f"resume_seconds_{num_lanes}_lanes"] = seconds
+    report["datasets"] = time_datasets(data, prepared, arguments.seconds)
+    if arguments.memory:
+        report["memory"] = measure_memory(prepared, of_mode, arguments.memory)
+    return report
 
 
 def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="keeps what is prepared here (default: a temporary folder)")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--max-tokens", type=int, default=16384)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--large-pairs", type=int, default=10_000_000, help="of the store that is resumed in")
+    parser.add_argument("--memory", type=int, metavar="PAIRS", default=0)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    data = DataConfig(train=corpora(arguments.data), max_tokens=arguments.max_tokens)
+    data = DataConfig(train=corpora(arguments.data), max_tokens=arguments.max_tokens, workers=WORKERS)
     with tempfile.TemporaryDirectory() as temporary:
-        prepared, report = time_prepare(data, arguments.work or Path(temporary))
-        report |= time_feed(prepared, data) | time_resume(prepared, data)
-    print(json.dumps(report))
+        arguments.work = arguments.work or Path(temporary)
+        print(json.dumps({kind: measure(kind, data, arguments) for kind in arguments.kinds}))
 
 
 if __name__ == "__main__":

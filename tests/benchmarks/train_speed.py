@@ -138,7 +138,8 @@ def validation_nll(config: Config, prepared: Prepared, engine: Engine, source: s
     corpus = CorpusConfig(source=source, target=target, name="valid")
     sets = [load_validation(corpus, prepared.tokenizers)]
     evaluation = replace(config.evaluation, max_sentences=0)
-    evaluator = Evaluator(initial_model(config, prepared.tokenizers), prepared.tokenizers, sets, evaluation, config.data)
+    replica = initial_model(config, prepared.tokenizers)
+    evaluator = Evaluator(replica, prepared.tokenizers, sets, evaluation, config.data)
     return evaluator.evaluate(engine)[0]["nll"]
 
 

@@ -34,7 +34,7 @@ class CorpusConfig:
     """One corpus, named in exactly one of six ways; each name may be a path, a glob over shards or an fsspec address.
 
     * `source` + `target`: line-aligned text files, plain or compressed (gz, bz2, xz, zst);
-    * `tsv`: tab-separated text; * `jsonl`: one JSON object a line; * `parquet`: Parquet files;
+    * `tsv`: tab-separated text without quoting; * `jsonl`: one JSON object a line; * `parquet`: Parquet files;
     * `hub`: a dataset of the Hugging Face Hub (`wmt/wmt14`), with `config` (`de-en`) and `split`, streamed;
     * `builtin`: a corpus that ships with dragoman (`phrasebook`).
 

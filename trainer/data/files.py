@@ -21,7 +21,7 @@ from trainer.data.remote_files import (
     open_remote_file,
     remote_file_identity,
 )
-from trainer.errors import UserError
+from trainer.errors import Unavailable, UserError
 
 _READ_BYTES = 1 << 16
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
@@ -93,8 +93,11 @@ def naming(path: str) -> Iterator[None]:
         if is_missing(error):
             raise UserError(f"the corpus file {path} does not exist: correct its path.") from None
         cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-        remedy = "; start again when it can be reached" if is_remote(path) and not is_lasting(error) else ""
-        raise UserError(f"{path} cannot be read: {first_line(cause)}{remedy}.") from error
+        if is_remote(path) and not is_lasting(error):
+            raise Unavailable(
+                f"{path} cannot be read: {first_line(cause)}; start again when it can be reached."
+            ) from error
+        raise UserError(f"{path} cannot be read: {first_line(cause)}.") from error
 
 
 def first_line(error: BaseException) -> str:

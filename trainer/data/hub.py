@@ -6,7 +6,7 @@ from typing import Any
 from trainer.data.config import CorpusConfig
 from trainer.data.files import first_line
 from trainer.data.tables import BATCH_ROWS, read_batch
-from trainer.errors import UserError
+from trainer.errors import Unavailable, UserError
 
 # `datasets` would try a dead network for 100 seconds; five tries of five seconds outlast a hiccup.
 _RETRIES = 5
@@ -30,11 +30,11 @@ def read_hub(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
         raise
     except Exception as error:
         # Arrow, fsspec and the Hub's client each raise types of their own.
-        raise UserError(
-            f"the Hub's dataset {corpus.hub} cannot be read beyond row {first_row - 1} ({first_line(error)}): "
-            "start again when the network is back; what is prepared already is kept."
-            if first_row > 1
-            else f"the Hub's dataset {corpus.hub} cannot be read: {first_line(error)}."
+        if first_row == 1:  # most likely a wrong name
+            raise UserError(f"the Hub's dataset {corpus.hub} cannot be read: {first_line(error)}.") from error
+        raise Unavailable(
+            f"the Hub's dataset {corpus.hub} cannot be read beyond row {first_row - 1} ({first_line(error)}): start "
+            "again when the network is back; what is prepared already is kept."
         ) from error
 
 
@@ -63,7 +63,7 @@ def _check_hub(name: str) -> None:
     except (RepositoryNotFoundError, GatedRepoError, HFValidationError) as error:
         raise UserError(f"the Hub gives no dataset {name!r}: {first_line(error)}.") from error
     except Exception as error:
-        raise UserError(
+        raise Unavailable(
             f"the Hub cannot be reached for the dataset {name} ({type(error).__name__}): prepare the data "
             "where there is a network, or give the text as local files (`source` and `target`, or `parquet`)."
         ) from error

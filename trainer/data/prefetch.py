@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -33,6 +34,8 @@ class Prefetcher(Generic[Item]):
     def close(self) -> None:
         """Ends the thread and waits for it."""
         self._closed.set()
+        with suppress(queue.Empty):
+            self._queue.get_nowait()  # a thread that waits for a free place goes on at once
         self._thread.join()
 
     def _work(self) -> None:
@@ -50,5 +53,5 @@ class Prefetcher(Generic[Item]):
                 self._queue.put(item, timeout=_SECONDS_BETWEEN_LOOKS)
             except queue.Full:
                 continue
-            return True
+            return not self._closed.is_set()
         return False

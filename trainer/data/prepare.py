@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def open_prepared(data: DataConfig, run_directory: str | os.PathLike[str]) -> Pr
     """What `prepare` has made, for the other processes of a run; builds nothing, raises UserError where it is not."""
     tokenizers, cache = TokenizerPair.load(Path(run_directory)), store_directory(data, run_directory)
     recipe = _Recipe(data, None if data.mode == "stream" else tokenizers, cache)
-    stores = [Store.open(recipe.path(corpus)) for corpus in data.train]
+    stores = [Store.open(recipe.path(corpus, recipe.fingerprint(corpus))) for corpus in data.train]
     for corpus, store in zip(data.train, stores, strict=True):
         if store is None:
             raise UserError(f"{cache} holds no store for {corpus_place(corpus)}: run `dragoman prepare` first.")
@@ -116,8 +116,8 @@ class _Recipe:
             parts += [self.data.max_length, self.tokenizers.fingerprint]
         return _fingerprint(parts)
 
-    def path(self, corpus: CorpusConfig) -> Path:
-        return self.cache / f"{corpus_name(corpus)}-{self.fingerprint(corpus)[:_FINGERPRINT_LENGTH]}"
+    def path(self, corpus: CorpusConfig, fingerprint: str) -> Path:
+        return self.cache / f"{corpus_name(corpus)}-{fingerprint[:_FINGERPRINT_LENGTH]}"
 
     @property
     def dtype(self) -> str:
@@ -153,7 +153,8 @@ def _build_stores(
 def _build_store(
     recipe: _Recipe, corpus: CorpusConfig, workers: PartWorkers, num_pairs: int | None
 ) -> tuple[Store, bool]:
-    path = recipe.path(corpus)
+    fingerprint = recipe.fingerprint(corpus)
+    path = recipe.path(corpus, fingerprint)
     if (store := Store.open(path)) is not None:
         return store, True
     folder = recipe.cache / f"{_WORK}{path.name}"
@@ -162,20 +163,23 @@ def _build_store(
             return store, True
         with show_progress(f"preparing {corpus_name(corpus)}", num_pairs) as advance:
             parts = workers.write_parts(read_pairs(corpus), folder, advance)
-        _write_store(recipe, corpus, parts)
+        if recipe.fingerprint(corpus) != fingerprint:
+            raise UserError(
+                f"the corpus {corpus_place(corpus)} changed while it was read: start again when nothing writes to it."
+            )
+        _write_store(recipe, corpus, fingerprint, parts)
     store = Store.open(path)
     assert store is not None, "written a moment ago"
     return store, False
 
 
-def _write_store(recipe: _Recipe, corpus: CorpusConfig, parts: Sequence[PartFile]) -> None:
-    with writing_store(recipe.path(corpus), recipe.dtype) as writer:
-        rejected, examples = counts_by_reason(
-            assemble(parts, recipe.data.filters.duplicates, recipe.texts, writer),
-        )
+def _write_store(recipe: _Recipe, corpus: CorpusConfig, fingerprint: str, parts: Sequence[PartFile]) -> None:
+    with writing_store(recipe.path(corpus, fingerprint), recipe.dtype) as writer:
+        rejections = assemble(parts, recipe.data.filters.duplicates, recipe.texts, writer)
+        rejected, examples = counts_by_reason(rejections)
         if writer.num_pairs == 0:
             raise nothing_left(corpus, rejected, recipe.data)
-        writer.finish(corpus_name(corpus), recipe.fingerprint(corpus), rejected, examples)
+        writer.finish(corpus_name(corpus), fingerprint, rejected, examples)
 
 
 def _sample(data: DataConfig, tokenizer: TokenizerConfig, sizes: dict[CorpusConfig, int]) -> Block:
@@ -188,7 +192,8 @@ def _sample(data: DataConfig, tokenizer: TokenizerConfig, sizes: dict[CorpusConf
 def _sample_identity(data: DataConfig, tokenizer: TokenizerConfig) -> list[Any]:
     """All that decides what tokenizers are trained."""
     corpora = [[source_identity(corpus), corpus.weight] for corpus in data.train]
-    return [_STORE_FORMAT, data.mode, corpora, data.temperature, _filters_identity(data.filters), asdict(tokenizer)]
+    settings = asdict(replace(tokenizer, sampling=None))
+    return [_STORE_FORMAT, data.mode, corpora, data.temperature, _filters_identity(data.filters), settings]
 
 
 def _filters_identity(filters: FilterConfig) -> list[Any]:

@@ -13,7 +13,7 @@ _TRIES = 5
 _SECONDS_BETWEEN_TRIES = 5.0
 _SILENCE_SECONDS = 20.0
 # What a file system may call the mark that changes with a file's content, in lower-case letters and digits.
-_MARKS = ("etag", "md5", "contentmd5", "blobid", "sha256", "mtime", "lastmodified", "updated", "created")
+_MARKS = ("etag", "md5", "contentmd5", "blobid", "sha256", "crc", "mtime", "lastmodified", "updated", "created")
 
 Result = TypeVar("Result")
 
@@ -33,12 +33,16 @@ def find_remote_files(address: str) -> list[str]:
     if not any(mark in address for mark in "*["):
         return [address]
     system, path = _file_system(address)
-    return sorted(system.unstrip_protocol(name) for name in _patiently(lambda: system.glob(path)))
+    inner, chain, outer = address.partition("::")
+    archive = f"{chain}{outer}" if is_remote(inner) else ""  # such as zip://*.en::corpus.zip
+    return sorted(f"{system.unstrip_protocol(name)}{archive}" for name in _patiently(lambda: system.glob(path)))
 
 
 def open_remote_file(address: str) -> io.RawIOBase:
     """The bytes of a file, fetched as they are read."""
-    return _PatientFile(_patiently(lambda: _open(address)))
+    system, path = _file_system(address)
+    open_file = _open_over_http if _is_http(address) else _open
+    return _PatientFile(_patiently(lambda: open_file(system, path)), system)
 
 
 def remote_file_identity(address: str) -> list[Any]:
@@ -50,9 +54,10 @@ def remote_file_identity(address: str) -> list[Any]:
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether there is no such file; fsspec says so of an HTTP server that does not answer, too, but with a cause."""
+    """Whether there is no such file; fsspec says so of a silent HTTP server, too, but gives the cause."""
     cause = error.__cause__
-    return isinstance(error, FileNotFoundError) and (cause is None or getattr(cause, "status", None) in (404, 410))
+    is_of_http = isinstance(cause, TimeoutError) or type(cause).__module__.startswith("aiohttp.")
+    return isinstance(error, FileNotFoundError) and (not is_of_http or getattr(cause, "status", None) in (404, 410))
 
 
 def is_lasting(error: Exception) -> bool:
@@ -76,15 +81,17 @@ def _is_http(address: str) -> bool:
     return address.startswith(("http://", "https://"))
 
 
-def _open(address: str) -> Any:
-    system, path = _file_system(address)
-    if _is_http(address):
-        try:
-            with system.open(path, "rb", cache_type="none") as probe:
-                probe.seek(1)
-                probe.read(1)
-        except ValueError:  # a server that gives no parts of a file is read from beginning to end
-            return system.open(path, "rb", block_size=0)
+def _open(system: Any, path: str) -> Any:
+    return system.open(path, "rb")
+
+
+def _open_over_http(system: Any, path: str) -> Any:
+    try:
+        with system.open(path, "rb", cache_type="none") as probe:
+            probe.seek(1)
+            probe.read(1)
+    except ValueError:  # a server that gives no parts of a file is read from beginning to end
+        return system.open(path, "rb", block_size=0)
     return system.open(path, "rb")
 
 
@@ -103,8 +110,9 @@ def _patiently(action: Callable[[], Result]) -> Result:
 class _PatientFile(io.RawIOBase):
     """A remote file whose reads are tried again; fsspec moves its position only after a read that went well."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, system: Any) -> None:
         self._file = file
+        self._system = system  # an archive closes its files when nobody refers to it any more
 
     def readable(self) -> bool:
         return True

@@ -21,8 +21,8 @@ Draw = Callable[[], float]
 _SPACE = "▁"
 # A longer run of characters without a place to cut is cut anyway, because the work grows with the square of it.
 _MAX_WORD = 64
-# Some 30 MB of lattices; the most frequent words make up most of a text.
-_CACHED_WORDS = 1 << 13
+# Some 60 MB of lattices; the most frequent words make up most of a text.
+_CACHED_WORDS = 1 << 14
 _NEVER = -math.inf
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from trainer.errors import UserError
+from trainer.errors import Unavailable, UserError
 
 _LOCK = "lock"
 
@@ -19,14 +19,16 @@ def working_folder(folder: Path) -> Iterator[None]:
     """Makes `folder`, or takes over what an earlier process left in it, and removes it at the end.
 
     Waits, with a message, while another process works in it; that lock is the kernel's and ends with the process. A
-    file system without locks is trusted. After a UserError the work can be of no further use, so the folder goes too;
-    after every other failure it stays for the next try.
+    file system without locks is trusted. After a mistake of the user the work can be of no further use, so the folder
+    goes too; after every other failure, a dead network included, it stays for the next try.
     """
     with _locked(folder):
         for half_written in folder.glob(".tmp-*"):
             half_written.unlink()
         try:
             yield
+        except Unavailable:
+            raise
         except UserError:
             shutil.rmtree(folder)
             raise

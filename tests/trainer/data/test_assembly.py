@@ -30,7 +30,8 @@ def naive_repeats(parts: list[NDArray[np.uint64]]) -> list[list[bool]]:
 @pytest.mark.parametrize("num_different", [5, 1500, 1 << 60])
 def test_repeats_are_the_same_however_the_hashes_are_divided(max_hashes: int, num_different: int) -> None:
     draw = np.random.default_rng(num_different)
-    different = np.append(draw.integers(0, 1 << 64, 5000, np.uint64, endpoint=False), np.array([0, (1 << 64) - 1], np.uint64))
+    ends = np.array([0, (1 << 64) - 1], np.uint64)
+    different = np.append(draw.integers(0, 1 << 64, 5000, np.uint64, endpoint=False), ends)
     parts = [different[draw.integers(0, min(num_different, len(different)), size)] for size in (700, 0, 1, 900)]
     parts[0][:2] = parts[3][:2] = (0, (1 << 64) - 1)
     found = find_repeats(lambda: parts, max_hashes)
@@ -38,7 +39,7 @@ def test_repeats_are_the_same_however_the_hashes_are_divided(max_hashes: int, nu
 
 
 def test_nothing_has_no_repeats() -> None:
-    assert find_repeats(lambda: []) == []
+    assert find_repeats(list) == []
     assert [repeat_N.tolist() for repeat_N in find_repeats(lambda: [np.zeros(0, np.uint64)])] == [[]]
 
 

@@ -1,21 +1,18 @@
-import json
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.trainer.data.world import IDS, World, pairs, summary
 from trainer.data.config import CorpusConfig, DataConfig
-from trainer.data.feed import Share, TrainingData, check_world_size, merge_states
-from trainer.data.packing import MicroBatch
+from trainer.data.feed import Share, TrainingData, check_world_size
 from trainer.data.store import Store
-from trainer.data.tokenizer import SpecialIds
 from trainer.errors import UserError
 
 MakeStore = Callable[..., Store]
-IDS = SpecialIds(source_pad_id=0, target_pad_id=0, bos_id=2)
 NUM_LANES = MICRO_BATCHES_PER_STEP = 8
 CONFIG = DataConfig(
     train=(CorpusConfig(name="a"), CorpusConfig(name="b", weight=1.5)),
@@ -32,58 +29,10 @@ def stores(make_store: MakeStore) -> list[Store]:
     return [make_store(301, seed=1), make_store(57, seed=2)]
 
 
-class World:
-    """All ranks of a run, driven one after the other."""
-
-    def __init__(self, stores: list[Store], world_size: int, config: DataConfig = CONFIG, **settings: Any) -> None:
-        self.ranks = [
-            TrainingData(stores, config, IDS, seed=settings.get("seed", 1), share=Share(rank, world_size))
-            for rank in range(world_size)
-        ]
-
-    def __enter__(self) -> "World":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for rank in self.ranks:
-            rank.close()
-
-    def steps(self, count: int) -> list[MicroBatch]:
-        """The micro-batches of some steps in order of index; each rank must give as many, in order."""
-        micro_batches = []
-        for _ in range(count):
-            parts = [rank.next_step() for rank in self.ranks]
-            assert len({len(part) for part in parts}) == 1
-            for part in parts:
-                assert [m.index for m in part] == sorted(m.index for m in part)
-                micro_batches += part
-        return sorted(micro_batches, key=lambda m: m.index)
-
-    def state(self) -> Any:
-        return json.loads(json.dumps(merge_states(rank.state() for rank in self.ranks)))
-
-    def restored(self, state: Any) -> "World":
-        for rank in self.ranks:
-            rank.load_state(state)
-        return self
-
-
-def summary(micro_batches: Iterable[MicroBatch]) -> list[Any]:
-    return [
-        (m.index, m.lane, m.seed, m.pair_ids[0].tolist(), m.pair_ids[1].tolist(), m.batch.target_out_T.tolist())
-        for m in micro_batches
-    ]
-
-
-def pairs(micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[int, int, int]]:
-    for m in micro_batches:
-        yield from ((m.lane, corpus, row) for corpus, row in zip(*(x.tolist() for x in m.pair_ids), strict=True))
-
-
 def test_the_same_micro_batches_for_every_world_size(stores: list[Store]) -> None:
     read = []
     for world_size in (1, 2, 4, 8):
-        with World(stores, world_size) as world:
+        with World(stores, world_size, CONFIG) as world:
             read.append(summary(world.steps(12)))
     assert [entry[0] for entry in read[0]] == list(range(12 * MICRO_BATCHES_PER_STEP))
     assert len({entry[2] for entry in read[0]}) == len(read[0]), "each micro-batch has a seed of its own"
@@ -105,7 +54,7 @@ def test_every_pair_once_per_pass_over_all_ranks(make_store: MakeStore, world_si
 
 
 def test_tokens_belong_to_their_pairs(stores: list[Store]) -> None:
-    with World(stores, 2) as world:
+    with World(stores, 2, CONFIG) as world:
         micro_batches = world.steps(10)
     for m in micro_batches:
         corpus_N, row_N = m.pair_ids
@@ -147,12 +96,12 @@ def test_both_sides_fill_together(make_store: MakeStore) -> None:
 
 @pytest.mark.parametrize("cuts", [[1], [0, 0, 3], [5, 2], [2, 1, 1, 3]])
 def test_interrupted_reads_what_uninterrupted_reads_at_any_world_size(stores: list[Store], cuts: list[int]) -> None:
-    with World(stores, 1) as world:
+    with World(stores, 1, CONFIG) as world:
         expected = summary(world.steps(14))
     read: list[Any] = []
     state = None
     for count, world_size in zip([*cuts, 14 - sum(cuts)], (4, 2, 8, 1, 4), strict=False):
-        with World(stores, world_size) as world:
+        with World(stores, world_size, CONFIG) as world:
             if state is not None:
                 world.restored(state)
                 assert world.state() == state
@@ -162,9 +111,9 @@ def test_interrupted_reads_what_uninterrupted_reads_at_any_world_size(stores: li
 
 
 def test_a_changed_budget_goes_on_at_the_right_pair(stores: list[Store]) -> None:
-    with World(stores, 2) as world:
+    with World(stores, 2, CONFIG) as world:
         expected = list(pairs(world.steps(40)))
-    with World(stores, 4) as world:
+    with World(stores, 4, CONFIG) as world:
         read = list(pairs(world.steps(5)))
         state = world.state()
     for max_tokens, world_size in ((200, 2), (30, 8)):
@@ -177,12 +126,12 @@ def test_a_changed_budget_goes_on_at_the_right_pair(stores: list[Store]) -> None
 
 
 def test_a_changed_number_of_micro_batches_goes_on_too(stores: list[Store]) -> None:
-    with World(stores, 1) as world:
+    with World(stores, 1, CONFIG) as world:
         expected = summary(world.steps(6))
     with World(stores, 2, replace(CONFIG, micro_batches_per_step=4)) as world:
         read = summary(world.steps(3))
         state = world.state()
-    with World(stores, 8) as world:
+    with World(stores, 8, CONFIG) as world:
         read += summary(world.restored(state).steps(4))
     assert read == expected[: len(read)]
 
@@ -197,7 +146,7 @@ def test_work_ahead_is_not_in_the_state(stores: list[Store]) -> None:
 
 
 def test_the_state_does_not_grow(stores: list[Store]) -> None:
-    with World(stores, 1) as world:
+    with World(stores, 1, CONFIG) as world:
         world.steps(30)
         for lane in world.state()["lanes"].values():
             assert set(lane) == {"window", "consumed", "positions", "counts"}
@@ -206,7 +155,7 @@ def test_the_state_does_not_grow(stores: list[Store]) -> None:
 
 
 def test_another_seed_reads_another_order(stores: list[Store]) -> None:
-    with World(stores, 1) as one, World(stores, 1, seed=2) as two:
+    with World(stores, 1, CONFIG) as one, World(stores, 1, CONFIG, seed=2) as two:
         assert list(pairs(one.steps(1))) != list(pairs(two.steps(1)))
 
 
@@ -220,22 +169,25 @@ def test_another_seed_reads_another_order(stores: list[Store]) -> None:
     ],
 )
 def test_a_state_of_another_order_is_refused(stores: list[Store], change: dict[str, Any], name: str) -> None:
-    with World(stores, 1) as world:
+    with World(stores, 1, CONFIG) as world:
         state = world.state()
     with World(stores, 1, replace(CONFIG, **change)) as world, pytest.raises(UserError, match=name):
         world.restored(state)
 
 
 def test_a_state_of_other_text_is_refused(stores: list[Store], make_store: MakeStore) -> None:
-    with World(stores, 1) as world:
+    with World(stores, 1, CONFIG) as world:
         state = world.state()
-    with World([stores[0], make_store(57, seed=9)], 1) as world, pytest.raises(UserError, match=r"the content of `data\.train\.1` \(store-9\)"):
+    with (
+        World([stores[0], make_store(57, seed=9)], 1, CONFIG) as world,
+        pytest.raises(UserError, match=r"the content of `data\.train\.1` \(store-9\)"),
+    ):
         world.restored(state)
 
 
 def test_close_ends_the_thread(stores: list[Store]) -> None:
     before = threading.active_count()
-    with World(stores, 2) as world:
+    with World(stores, 2, CONFIG) as world:
         world.steps(1)
         assert threading.active_count() == before + 2
     assert threading.active_count() == before

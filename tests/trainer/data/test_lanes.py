@@ -52,6 +52,51 @@ def test_a_pass_is_well_mixed() -> None:
     assert np.bincount((np.diff(shuffled_rows) + size) * 10 // (2 * size), minlength=10).max() < 0.2 * size
 
 
+@pytest.mark.parametrize("lane", [0, 5])
+def test_a_window_is_spread_over_the_whole_corpus(lane: int) -> None:
+    """Chi-square over a hundred stretches of the corpus: of 99 degrees of freedom, 161 is passed once in 10,000."""
+    order = Order(1, (1_000_003,), (1.0,), 1.0, 8192, 8)
+    state = order.start()
+    for _ in range(4):
+        row_N = order.draw(lane, state).row_N
+        for half in np.split(row_N, 2):  # and evenly over the window too
+            expected = len(half) / 100
+            found = np.bincount(half * 100 // order.sizes[0], minlength=100)
+            assert ((found - expected) ** 2 / expected).sum() < 161
+        assert len(set(row_N.tolist())) == len(row_N)
+        state = order.next_window(state)
+
+
+def test_corpora_are_mixed_within_a_window() -> None:
+    order = Order(1, (30_000, 10_000), (1.0, 1.0), 1.0, 8192, 8)
+    corpus_N = order.draw(3, order.start()).corpus_N
+    share_of_second = [part.mean() for part in np.split(corpus_N, 16)]
+    assert np.abs(np.array(share_of_second) - 0.25).max() < 4.5 * np.sqrt(0.25 * 0.75 / 512)
+
+
+def test_a_temperature_flattens_the_mixture() -> None:
+    order = Order(1, (900, 100), (1.0, 1.0), 2.0, 100, 2)
+    counts = Counter(corpus for corpus, _ in draws(order, 0, 8))
+    assert counts == {0: 600, 1: 200}, "shares 0.75 and 0.25: the square roots of 9 to 1"
+
+
+def test_passes_and_sampling_seeds() -> None:
+    """Every reading of a pair has a seed of its own, the same in whatever lane and window it comes."""
+    found: dict[tuple[int, int, int], int] = {}
+    for num_lanes in (2, 4):
+        order = Order(1, (64, 64), (1.0, 1.0), 1.0, 16, num_lanes)
+        for lane in range(num_lanes):
+            state = order.start()
+            for _ in range(48 // num_lanes):
+                window = order.draw(lane, state)
+                keys = zip(*(x.tolist() for x in (window.corpus_N, window.pass_N, window.row_N)), strict=True)
+                for key, seed in zip(keys, order.sampling_seeds(window).tolist(), strict=True):
+                    assert found.setdefault(key, seed) == seed
+                state = order.next_window(state)
+    assert set(found) == {(corpus, number, row) for corpus in range(2) for number in range(6) for row in range(64)}
+    assert len(set(found.values())) == len(found)
+
+
 def test_the_order_is_fixed_for_ever() -> None:
     """A change here would make every saved run read other data after an upgrade."""
     assert stable_hash(1, 2, 3) == 3034334815109854690

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from trainer.data import part_workers
+from trainer.data import prepare as prepare_module
 from trainer.data.config import CorpusConfig, DataConfig, FilterConfig, TokenizerConfig
 from trainer.data.prepare import open_prepared, other_stores, prepare
+from trainer.data.sources import Block, read_pairs
 from trainer.data.tokenizer import Tokenizer
 from trainer.errors import UserError
 
@@ -191,6 +193,19 @@ def test_a_corpus_without_usable_pairs_is_refused_and_leaves_no_store(
 def test_bad_text_leaves_no_store(make_corpus: MakeCorpus, model: TokenizerConfig, tmp_path: Path) -> None:
     data = DataConfig(train=(make_corpus(["a"] * 20_000, ["b"] * 20_001),))
     with pytest.raises(UserError, match="20000 lines"):
+        prepare(data, model, tmp_path / "run")
+    assert list((tmp_path / "run" / "data").iterdir()) == []
+
+
+def test_text_that_changes_while_it_is_read_is_refused(
+    data: DataConfig, model: TokenizerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changing(corpus: CorpusConfig) -> Iterator[Block]:
+        yield from read_pairs(corpus)
+        Path(corpus.source or "").write_text("changed\n")
+
+    monkeypatch.setattr(prepare_module, "read_pairs", changing)
+    with pytest.raises(UserError, match=r"corpus\.en changed while it was read"):
         prepare(data, model, tmp_path / "run")
     assert list((tmp_path / "run" / "data").iterdir()) == []
 

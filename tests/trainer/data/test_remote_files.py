@@ -2,6 +2,7 @@
 
 import gzip
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from trainer.data import remote_files
 from trainer.data.config import CorpusConfig
 from trainer.data.files import check_files, file_identity, find_files, read_bytes
+from trainer.data.remote_files import is_missing
 from trainer.data.sources import read_pairs
 from trainer.errors import UserError
 
@@ -142,6 +144,25 @@ def test_shards_of_any_file_system_come_in_sorted_order() -> None:
     assert [b"".join(read_bytes(path)) for path in found] == [b"b.1.en", b"b.2.en"]
     with pytest.raises(UserError, match=r"no corpus file matches memory://shards/\*\.fr"):
         find_files("memory://shards/*.fr")
+
+
+def test_the_files_of_an_archive_are_found(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "corpus.zip", "w") as archive:
+        archive.writestr("a.en", TEXT)
+        archive.writestr("a.de", b"")
+    (found,) = find_files(f"zip://*.en::{tmp_path}/corpus.zip")
+    assert b"".join(read_bytes(found)) == TEXT
+
+
+def test_a_missing_file_is_not_asked_for_again() -> None:
+    def missing(cause: Exception | None) -> FileNotFoundError:
+        error = FileNotFoundError("nothing")
+        error.__cause__ = cause
+        return error
+
+    assert is_missing(missing(None))
+    assert is_missing(missing(KeyError("no such repository")))
+    assert not is_missing(missing(TimeoutError()))
 
 
 def test_a_missing_package_is_named_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +68,19 @@ def test_identity_changes_with_all_that_chooses_the_text(make_corpus: MakeCorpus
         CorpusConfig(builtin="phrasebook", split="test"),
     ]
     assert len({str(source_identity(corpus)) for corpus in different}) == len(different)
+
+
+def test_local_files_need_neither_datasets_nor_torch(make_corpus: MakeCorpus) -> None:
+    """They take seconds to import, and `datasets` leaves files in its cache."""
+    corpus = make_corpus(["a"], ["b"])
+    program = f"""
+import sys
+from trainer.data.config import CorpusConfig
+from trainer.data.sources import read_pairs
+assert list(read_pairs({corpus})) == [(["a"], ["b"])]
+assert not {{"datasets", "torch", "pyarrow", "aiohttp"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[3])
 
 
 @pytest.mark.parametrize(

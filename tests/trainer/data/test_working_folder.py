@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.data.working_folder import working_folder
-from trainer.errors import UserError
+from trainer.errors import Unavailable, UserError
 
 # Counts in a file, which only works where no two processes do it at once; after each holder the folder is gone.
 COUNT = """
@@ -23,23 +23,27 @@ for _ in range(20):
 """
 
 
+def _fail_in(folder: Path, failure: type[BaseException]) -> None:
+    with working_folder(folder):
+        (folder / "part").touch()
+        (folder / ".tmp-part").touch()
+        raise failure("on purpose")
+
+
 def test_it_is_gone_after_the_work_and_after_a_users_mistake(tmp_path: Path) -> None:
     folder = tmp_path / "cache" / ".parts"
     with working_folder(folder):
         (folder / "part").touch()
-    with pytest.raises(UserError), working_folder(folder):
-        (folder / "part").touch()
-        raise UserError("mistake")
+    with pytest.raises(UserError):
+        _fail_in(folder, UserError)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-@pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt, Unavailable])
 def test_after_other_failures_what_is_finished_stays(tmp_path: Path, failure: type[BaseException]) -> None:
     folder = tmp_path / ".parts"
-    with pytest.raises(failure), working_folder(folder):
-        (folder / "part").touch()
-        (folder / ".tmp-part").touch()
-        raise failure
+    with pytest.raises(failure):
+        _fail_in(folder, failure)
     with working_folder(folder):
         assert (folder / "part").exists()
         assert not (folder / ".tmp-part").exists()
