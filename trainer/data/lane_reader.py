@@ -91,11 +91,16 @@ class LaneReader:
 
 
 def _chunks(order: Order, lane: int, state: LaneState, chunk_pairs: int) -> Iterator[tuple[LaneState, Draws]]:
-    """From `state` on, for ever: chunks of a window, each with the state before it."""
+    """From `state` on, for ever: chunks of a window, each with the state before it.
+
+    The first is smaller, because a run that starts or resumes waits for those of all its lanes.
+    """
+    size = chunk_pairs // 4
     while True:
-        window = order.draw(lane, state)
-        for first in range(state.consumed, order.window, chunk_pairs):
-            yield replace(state, consumed=first), window.part(first, first + chunk_pairs)
+        window, first = order.draw(lane, state), state.consumed
+        while first < order.window:
+            yield replace(state, consumed=first), window.part(first, first + size)
+            first, size = first + size, chunk_pairs
         state = order.next_window(state)
 
 

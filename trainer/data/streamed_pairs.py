@@ -69,7 +69,10 @@ class StreamedPairs:
 
     def chunks_ahead(self, num_lanes: int, num_pairs: int) -> int:
         """A micro-batch for each lane, or more where there are so few lanes that workers would wait for requests."""
-        return max(-(-num_pairs // self.chunk_pairs), -(-4 * self._num_workers // num_lanes)) if self._pool else 0
+        if self._pool is None:
+            return 0
+        # One more, because a lane's first chunk is small: the first micro-batch must not wait for all lanes.
+        return 1 + max(-(-num_pairs // self.chunk_pairs), -(-4 * self._num_workers // num_lanes))
 
     def mean_lengths(self) -> NDArray[np.float64]:
         """Of some thousand pairs, spread evenly over each corpus: the same on all ranks and after each resume.
