@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 DEMO := runs/quickstart
 demo: install
 	$(BIN)/dragoman train configs/quickstart.yaml --processes 2
-	$(BIN)/python -m trainer.data.phrasebook test $(DEMO)/held_out
+	$(BIN)/python -m trainer.data.corpora.phrasebook test $(DEMO)/held_out
 	@echo; echo "Sentences that the training never saw:"
 	@( echo "Je suis étudiant."; head -n 7 $(DEMO)/held_out/test.fr ) > $(DEMO)/held_out/sample.fr
 	$(BIN)/dragoman translate $(DEMO) < $(DEMO)/held_out/sample.fr | paste $(DEMO)/held_out/sample.fr -

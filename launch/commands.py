@@ -29,8 +29,8 @@ def train(options: Namespace) -> int:
     processes = options.processes or max(1, gpus)
     local.prepare_environment(processes, on_cpu=gpus == 0)
 
-    from trainer.data.feed import check_world_size
-    from trainer.data.sources import check_sources
+    from trainer.data.corpora.sources import check_sources
+    from trainer.data.feeding.feed import check_world_size
 
     check_world_size(config.data, processes)
     check_sources([*config.data.train, *config.data.valid])
@@ -67,8 +67,8 @@ def data(options: Namespace) -> int:
 
     config = configuration.load(options.config, options.changes)
     prepared = run_directory.prepare(config)
-    from trainer.data.inspection import inspect
-    from trainer.data.inspection_text import show
+    from trainer.data.inspection.inspect_data import inspect
+    from trainer.data.inspection.inspection_text import show
 
     inspection = inspect(
         config.data,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from trainer.data.prepare import Prepared, other_stores
+from trainer.data.preparation.prepare import Prepared, other_stores
 from trainer.data.store import Manifest, Store
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")

@@ -8,10 +8,10 @@ import torch
 from model.config import ModelConfig
 from model.transformer import Transformer
 from trainer.config import Config, EvaluationConfig, RunConfig, TrackingConfig, WandbConfig
-from trainer.data.budget import Budget
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
-from trainer.data.lanes import Order
-from trainer.data.packing import pack
+from trainer.data.feeding.budget import Budget
+from trainer.data.feeding.lanes import Order
+from trainer.data.feeding.packing import pack
 from trainer.data.sentences import Side
 from trainer.data.tokenizer import SpecialIds
 from trainer.engine.config import EngineConfig, OptimizerConfig

@@ -8,9 +8,10 @@ import torch
 from model.transformer import Transformer
 from trainer.config import EvaluationConfig
 from trainer.data.config import DataConfig
-from trainer.data.feed import Share
+from trainer.data.feeding.feed import Share
+from trainer.data.feeding.validation_batches import validation_batches
+from trainer.data.preparation.validation import ValidationSet
 from trainer.data.tokenizer import TokenizerPair
-from trainer.data.validation import ValidationSet, validation_batches
 from trainer.engine.base import Engine
 from trainer.model_directory import put_weights
 from trainer.scoring import score

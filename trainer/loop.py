@@ -15,8 +15,8 @@ from torch import nn
 
 from trainer.config import Config
 from trainer.console import Sample, perplexity
-from trainer.data.feed import TrainingData, merge_states
-from trainer.data.packing import MicroBatch
+from trainer.data.feeding.feed import TrainingData, merge_states
+from trainer.data.feeding.packing import MicroBatch
 from trainer.engine.base import Engine, LossFunction, LossSums, StepResult
 from trainer.errors import UserError
 from trainer.evaluation import Evaluator

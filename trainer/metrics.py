@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainer.data.packing import MicroBatch
+from trainer.data.feeding.packing import MicroBatch
 from trainer.errors import UserError
 
 

@@ -16,10 +16,10 @@ from trainer.background_tracker import Verdict
 from trainer.config import Config
 from trainer.console import Console, RunFacts
 from trainer.data.encoding import PairEncoder
-from trainer.data.feed import Share, TrainingData, check_world_size
-from trainer.data.prepare import Prepared, open_prepared, store_directory
+from trainer.data.feeding.feed import Share, TrainingData, check_world_size
+from trainer.data.preparation.prepare import Prepared, open_prepared, store_directory
+from trainer.data.preparation.validation import load_validation
 from trainer.data.tokenizer import TokenizerPair
-from trainer.data.validation import load_validation
 from trainer.engine import create_engine
 from trainer.engine.base import Engine
 from trainer.engine.config import EngineConfig

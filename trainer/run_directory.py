@@ -14,9 +14,9 @@ from pathlib import Path
 
 from trainer.config import Config
 from trainer.configuration import CONFIG_FILE, dump, load, require_same_run
-from trainer.data.prepare import TRAINED_TOKENIZERS, Prepared
-from trainer.data.prepare import prepare as prepare_data
-from trainer.data.sources import check_sources
+from trainer.data.corpora.sources import check_sources
+from trainer.data.preparation.prepare import TRAINED_TOKENIZERS, Prepared
+from trainer.data.preparation.prepare import prepare as prepare_data
 from trainer.data.tokenizer import TOKENIZER_FILES
 from trainer.errors import UserError
 

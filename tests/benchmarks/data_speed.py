@@ -27,8 +27,8 @@ import numpy as np
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 
 if TYPE_CHECKING:
-    from trainer.data.feed import TrainingData
-    from trainer.data.prepare import Prepared
+    from trainer.data.feeding.feed import TrainingData
+    from trainer.data.preparation.prepare import Prepared
     from trainer.data.store import Store
 
 WORKERS = 2
@@ -50,7 +50,7 @@ def corpora(directory: Path) -> tuple[CorpusConfig, ...]:
 
 
 def time_prepare(data: DataConfig, kind: Any, directory: Path) -> tuple["Prepared", dict[str, float]]:
-    from trainer.data.prepare import prepare
+    from trainer.data.preparation.prepare import prepare
 
     tokenizer = TokenizerConfig(kind=kind, vocab_size=8000)
     start = time.perf_counter()
@@ -62,7 +62,7 @@ def time_prepare(data: DataConfig, kind: Any, directory: Path) -> tuple["Prepare
 
 def feed(prepared: "Prepared", data: DataConfig, stores: "tuple[Store, ...] | None" = None) -> "TrainingData":
     from trainer.data.encoding import PairEncoder
-    from trainer.data.feed import Share, TrainingData
+    from trainer.data.feeding.feed import Share, TrainingData
 
     encoder = PairEncoder(prepared.tokenizers, data.max_length) if data.mode == "stream" else None
     ids, share = prepared.tokenizers.special_ids, Share(0, 1)

@@ -29,9 +29,9 @@ import torch
 from model.config import PRESETS, ModelConfig
 from trainer.config import Config, RunConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
-from trainer.data.feed import Share, TrainingData
-from trainer.data.packing import MicroBatch
-from trainer.data.prepare import Prepared, prepare
+from trainer.data.feeding.feed import Share, TrainingData
+from trainer.data.feeding.packing import MicroBatch
+from trainer.data.preparation.prepare import Prepared, prepare
 from trainer.engine import create_engine
 from trainer.engine.base import Engine
 from trainer.engine.config import EngineConfig, OptimizerConfig
@@ -132,7 +132,7 @@ def measure(
 
 def validation_nll(config: Config, prepared: Prepared, engine: Engine, source: str, target: str) -> float:
     """nll per target token of a validation set, by the weights just trained."""
-    from trainer.data.validation import load_validation
+    from trainer.data.preparation.validation import load_validation
     from trainer.evaluation import Evaluator
 
     corpus = CorpusConfig(source=source, target=target, name="valid")

@@ -21,7 +21,7 @@ SECONDS = 120.0
 COMMAND = f"""
 import sys
 from launch.cli import main
-from trainer.data import part_workers
+from trainer.data.preparation import part_workers
 part_workers.PART_PAIRS = {PART_PAIRS}
 if __name__ == "__main__":
     sys.exit(main(["prepare", *sys.argv[1:]]))

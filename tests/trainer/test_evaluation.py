@@ -12,8 +12,9 @@ from torch import Tensor
 from model.transformer import Transformer
 from tests.trainer.conftest import TinyRun, sentences
 from trainer.config import EvaluationConfig
-from trainer.data.feed import Share
-from trainer.data.validation import ValidationSet, validation_batches
+from trainer.data.feeding.feed import Share
+from trainer.data.feeding.validation_batches import validation_batches
+from trainer.data.preparation.validation import ValidationSet
 from trainer.evaluation import NUM_SAMPLES, Evaluator, interleave
 from trainer.scoring import score
 from trainer.translation import Translator

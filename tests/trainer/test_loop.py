@@ -11,7 +11,7 @@ import torch
 
 from trainer import checkpoint
 from trainer.config import BadStepsConfig, CheckpointConfig, Config, EvaluationConfig, RunConfig, TrackingConfig
-from trainer.data.packing import MicroBatch, pack
+from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.sentences import Side
 from trainer.data.tokenizer import SpecialIds
 from trainer.engine.base import Fragment, StepResult

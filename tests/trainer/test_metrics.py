@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.data.budget import Budget
-from trainer.data.packing import MicroBatch, pack
+from trainer.data.feeding.budget import Budget
+from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.sentences import Side
 from trainer.data.tokenizer import SpecialIds
 from trainer.errors import UserError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.lanes import mix64
+from trainer.data.hashing import mix64
 from trainer.data.sentences import Side, chosen
 from trainer.data.tokenizer import Tokenizer, TokenizerPair
 

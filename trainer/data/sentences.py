@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
+IdPair = tuple[list[int], list[int]]
+"""Source and target ids of one pair, eos at the end of each."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from trainer.data.config import DataConfig
-from trainer.data.feed import Share, TrainingData, merge_states
-from trainer.data.packing import MicroBatch
+from trainer.data.feeding.feed import Share, TrainingData, merge_states
+from trainer.data.feeding.packing import MicroBatch
 from trainer.data.store import Store
 from trainer.data.tokenizer import SpecialIds
 

@@ -1,0 +1,1 @@
+"""Every corpus as blocks of aligned text, whatever it lies in."""

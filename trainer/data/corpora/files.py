@@ -1,0 +1,143 @@
+"""The files of a corpus: found by path, glob or address, opened, decompressed, told apart from earlier versions."""
+
+import bz2
+import glob
+import lzma
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, NoReturn, cast
+
+import zstandard
+
+from trainer.data.corpora.remote_files import (
+    check_protocol,
+    find_remote_files,
+    is_lasting,
+    is_missing,
+    is_remote,
+    open_remote_file,
+    remote_file_identity,
+)
+from trainer.errors import Unavailable, UserError
+
+_READ_BYTES = 1 << 16
+_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    ".gz": lambda: zlib.decompressobj(wbits=31),
+    ".bz2": bz2.BZ2Decompressor,
+    ".xz": lzma.LZMADecompressor,
+    ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
+}
+
+
+def find_files(pattern: str) -> list[str]:
+    """The files of a path, glob or address, in sorted order; a local file of exactly that name is no glob.
+
+    Raises UserError where there is none, or one that cannot be read.
+    """
+    if not is_remote(pattern):
+        return _find_local_files(pattern)
+    with naming(pattern):
+        return find_remote_files(pattern) or _refuse_pattern(pattern)
+
+
+def check_files(pattern: str) -> None:
+    """Raises UserError for what can be told without a network: missing files, or a protocol without its package."""
+    if not is_remote(pattern):
+        _find_local_files(pattern)
+        return
+    with naming(pattern):
+        check_protocol(pattern)
+
+
+def open_file(path: str) -> BinaryIO:
+    """The bytes of one file as they are stored; those of a remote one are fetched as they are read."""
+    return cast(BinaryIO, open_remote_file(path)) if is_remote(path) else open(path, "rb")
+
+
+def read_bytes(path: str) -> Iterator[bytes]:
+    """One file in pieces, decompressed where its name ends in .gz, .bz2, .xz or .zst.
+
+    Raises UserError, naming the file, for what cannot be read to its end.
+    """
+    with naming(path), open_file(path) as file:
+        pieces = iter(lambda: file.read(_READ_BYTES), b"")
+        new_decompressor = _DECOMPRESSORS.get(_suffix(path))
+        yield from _decompress(pieces, new_decompressor) if new_decompressor else pieces
+
+
+def file_identity(path: str) -> list[Any]:
+    """Place, size and what changes with the content, JSON-able: the modification time, or a remote store's mark."""
+    with naming(path):
+        if is_remote(path):
+            return remote_file_identity(path)
+        stat = os.stat(path)
+        return [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Turns whatever goes wrong with a file into a UserError that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except EOFError:
+        raise UserError(f"{path} is cut off: its compressed data ends early, so fetch or compress it again.") from None
+    except ImportError as error:
+        raise UserError(f"{path} needs a package that is not installed: {first_line(error)}.") from error
+    except Exception as error:
+        # Every decompressor and every protocol has exceptions of its own.
+        if is_missing(error):
+            raise UserError(f"the corpus file {path} does not exist: correct its path.") from None
+        cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+        if is_remote(path) and not is_lasting(error):
+            raise Unavailable(
+                f"{path} cannot be read: {first_line(cause)}; start again when it can be reached."
+            ) from error
+        raise UserError(f"{path} cannot be read: {first_line(cause)}.") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, fit to end a sentence of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+
+
+def _find_local_files(pattern: str) -> list[str]:
+    paths = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+    if not paths and glob.has_magic(pattern):
+        _refuse_pattern(pattern)
+    for path in paths or [pattern]:
+        if not os.path.isfile(path):
+            raise UserError(f"the corpus file {path} does not exist (or is no file): correct its path.")
+        if not os.access(path, os.R_OK):
+            raise UserError(f"the corpus file {path} may not be read by this user: change its permissions.")
+    return paths
+
+
+def _refuse_pattern(pattern: str) -> NoReturn:
+    raise UserError(f"no corpus file matches {pattern}: correct the pattern.")
+
+
+def _suffix(path: str) -> str:
+    name = path.split("::")[0]
+    return PurePosixPath(name.partition("?")[0] if is_remote(name) else name).suffix.lower()
+
+
+def _decompress(pieces: Iterable[bytes], new_decompressor: Callable[[], Any]) -> Iterator[bytes]:
+    """The content of one or more compressed streams, one after another, maybe with zeros between them.
+
+    Raises EOFError where the last one is not complete, which the reader of `zstandard` would not notice.
+    """
+    stream = None
+    for piece in pieces:
+        while piece := piece if stream else piece.lstrip(b"\0"):
+            stream = stream or new_decompressor()
+            yield stream.decompress(piece)
+            piece = stream.unused_data
+            if stream.eof:
+                stream = None
+    if stream:
+        raise EOFError

@@ -1,0 +1,69 @@
+"""Datasets of the Hugging Face Hub, streamed; the one door to `datasets`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from trainer.data.config import CorpusConfig
+from trainer.data.corpora.files import first_line
+from trainer.data.corpora.tables import BATCH_ROWS, read_batch
+from trainer.errors import Unavailable, UserError
+
+# `datasets` would try a dead network for 100 seconds; five tries of five seconds outlast a hiccup.
+_RETRIES = 5
+_TIMEOUT_SECONDS = 10.0
+
+
+def read_hub(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
+    """Blocks of pairs from one split of a dataset; nothing of it is kept on the disk.
+
+    Raises UserError, naming the dataset and where it applies the row, for what the Hub does not give or is no text.
+    """
+    assert corpus.hub is not None
+    _check_hub(corpus.hub)
+    first_row = 1
+    try:
+        for table in _open(corpus).with_format("arrow").iter(batch_size=BATCH_ROWS):
+            for batch in table.to_batches():
+                yield read_batch(batch, corpus, corpus.hub, first_row)
+                first_row += batch.num_rows
+    except UserError:
+        raise
+    except Exception as error:
+        # Arrow, fsspec and the Hub's client each raise types of their own.
+        if first_row == 1:  # most likely a wrong name
+            raise UserError(f"the Hub's dataset {corpus.hub} cannot be read: {first_line(error)}.") from error
+        raise Unavailable(
+            f"the Hub's dataset {corpus.hub} cannot be read beyond row {first_row - 1} ({first_line(error)}): start "
+            "again when the network is back; what is prepared already is kept."
+        ) from error
+
+
+def _open(corpus: CorpusConfig) -> Any:
+    # Imported where needed: it takes two seconds, which commands that read no data should not cost.
+    import datasets
+    import pyarrow.dataset
+
+    datasets.config.STREAMING_READ_MAX_RETRIES = _RETRIES
+    datasets.config.STREAMING_OPEN_MAX_RETRIES = _RETRIES
+    builder = datasets.load_dataset_builder(corpus.hub, corpus.config)
+    if hasattr(builder.config, "fragment_scan_options"):
+        # A Parquet file that is fetched ahead of its reader stays in memory as a whole.
+        builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
+        builder.config.batch_size = BATCH_ROWS
+    return builder.as_streaming_dataset(split=corpus.split)
+
+
+def _check_hub(name: str) -> None:
+    """One short question before `datasets` asks with its many retries."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        HfApi().dataset_info(name, timeout=_TIMEOUT_SECONDS)
+    except (RepositoryNotFoundError, GatedRepoError, HFValidationError) as error:
+        raise UserError(f"the Hub gives no dataset {name!r}: {first_line(error)}.") from error
+    except Exception as error:
+        raise Unavailable(
+            f"the Hub cannot be reached for the dataset {name} ({type(error).__name__}): prepare the data "
+            "where there is a network, or give the text as local files (`source` and `target`, or `parquet`)."
+        ) from error

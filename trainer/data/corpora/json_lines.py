@@ -1,0 +1,74 @@
+"""Parallel text in JSON lines: one object a line."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from trainer.data.config import CorpusConfig
+from trainer.data.corpora.files import find_files, first_line
+from trainer.data.corpora.lines import line_blocks
+from trainer.errors import UserError
+
+
+def read_jsonl(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
+    """Blocks of pairs from the keys `columns`, or from the entries `languages` of an object `translation`.
+
+    A null is an empty text. Raises UserError, naming file and line, for a line without two texts.
+    """
+    assert corpus.jsonl is not None
+    for path in find_files(corpus.jsonl):
+        lines_before = 0
+        for lines in line_blocks(path):
+            try:
+                yield _read_block(lines, corpus)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                # Looked for once more, line by line, so that the good lines need not count.
+                for number, line in enumerate(lines, lines_before + 1):
+                    _check_line(line, corpus, f"{path}, line {number}")
+                raise
+            lines_before += len(lines)
+
+
+def _read_block(lines: list[str], corpus: CorpusConfig) -> tuple[list[str], list[str]]:
+    first, second = corpus.columns or corpus.languages or ("", "")
+    rows = [json.loads(line) for line in lines]
+    if corpus.languages:
+        rows = [row.get("translation", row) for row in rows]
+    sources, targets = ([_text(row[key]) for row in rows] for key in (first, second))
+    # Half of a surrogate pair, which JSON can spell and UTF-8 cannot.
+    "".join(sources).encode(), "".join(targets).encode()
+    return sources, targets
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _check_line(line: str, corpus: CorpusConfig, place: str) -> None:
+    """Raises UserError where the line has no two texts."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{place} is not valid JSON ({first_line(error)}): write one object a line.") from None
+    if corpus.languages and isinstance(row, dict):
+        row = row.get("translation", row)
+    if not isinstance(row, dict):
+        raise UserError(f"{place} holds {_shown(row)}, which is no JSON object with keys.")
+    for key in corpus.columns or corpus.languages or ():
+        if key not in row:
+            raise UserError(f"{place} has no key {key!r}, but {', '.join(map(repr, row)) or 'none at all'}.")
+        if row[key] is not None and not isinstance(row[key], str):
+            raise UserError(f"{place}: {key!r} must be a text, but is {_shown(row[key])}.")
+        try:
+            (row[key] or "").encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{place}: {key!r} has half a surrogate pair, which is no character of UTF-8.") from None
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,62 @@
+"""Text files as blocks of lines that know their numbers."""
+
+import codecs
+from collections.abc import Iterator
+
+from trainer.data.corpora.files import read_bytes
+from trainer.errors import UserError
+
+_BLOCK_BYTES = 1 << 20
+_MAX_LINE_BYTES = 1 << 24
+
+
+def line_blocks(path: str) -> Iterator[list[str]]:
+    """The lines of a file, decompressed, about a megabyte at a time.
+
+    A line ends at a line feed and nowhere else, so that its number is that of every other tool; the text reader of
+    `datasets` also ends lines at a lone carriage return, which shifts one side of a corpus against the other.
+    Raises UserError, naming file and line, for what is not UTF-8 or has no line feeds.
+    """
+    num_lines = 0
+    for block in _whole_lines(path):
+        lines = _decode(block, path, num_lines)
+        num_lines += len(lines)
+        yield lines
+
+
+def _whole_lines(path: str) -> Iterator[bytes]:
+    """The file in blocks that were cut at line feeds, which are left out."""
+    pieces: list[bytes] = []
+    num_bytes = num_lines = 0
+    for piece in read_bytes(path):
+        pieces.append(piece)
+        num_bytes += len(piece)
+        if num_bytes < _BLOCK_BYTES:
+            continue
+        block, line_feed, rest = b"".join(pieces).rpartition(b"\n")
+        if line_feed:
+            num_lines += block.count(b"\n") + 1
+            yield block
+        if len(rest) > _MAX_LINE_BYTES:
+            raise UserError(
+                f"{path}, line {num_lines + 1} is longer than {_MAX_LINE_BYTES:,} bytes: "
+                "a corpus has one sentence a line."
+            )
+        pieces, num_bytes = [rest], 0
+    block = b"".join(pieces)
+    if block:
+        yield block.removesuffix(b"\n")
+
+
+def _decode(block: bytes, path: str, lines_before: int) -> list[str]:
+    if lines_before == 0:
+        block = block.removeprefix(codecs.BOM_UTF8)
+    try:
+        text = block.decode()
+    except UnicodeDecodeError as error:
+        line = lines_before + block.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}, line {line}: byte 0x{block[error.start]:02x} is not valid UTF-8: convert the file to UTF-8."
+        ) from None
+    lines = text.split("\n")
+    return [line.removesuffix("\r") for line in lines] if "\r" in text else lines

@@ -1,0 +1,113 @@
+"""Every corpus as blocks of aligned text, whatever it is stored in."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+from trainer.data.config import CorpusConfig
+from trainer.data.corpora import phrasebook
+from trainer.data.corpora.files import check_files, file_identity, find_files
+from trainer.data.corpora.hub import read_hub
+from trainer.data.corpora.json_lines import read_jsonl
+from trainer.data.corpora.tables import read_parquet
+from trainer.data.corpora.text_files import read_parallel, read_tsv
+from trainer.errors import UserError
+
+Block = tuple[list[str], list[str]]
+"""Sources and targets, equally many, line n of one being the translation of line n of the other."""
+
+_BLOCK_PAIRS = 10_000
+
+
+def read_pairs(corpus: CorpusConfig) -> Iterator[Block]:
+    """The pairs of a corpus in its own order, at most `limit` of them, the same at every call.
+
+    Raises UserError, naming the file and where it applies the line or row, for what cannot be read as parallel text.
+    """
+    remaining = corpus.limit
+    empty = True
+    for sources, targets in _reader(corpus)(corpus):
+        if remaining is not None:
+            sources, targets = sources[:remaining], targets[:remaining]
+            remaining -= len(sources)
+        if sources:
+            empty = False
+            yield sources, targets
+        if remaining == 0:
+            break
+    if empty:
+        raise UserError(f"the corpus {corpus_place(corpus)} is empty: give one with at least one pair or leave it out.")
+
+
+def corpus_place(corpus: CorpusConfig) -> str:
+    """Where a corpus comes from, for messages: the path of its (source) files, or what the dataset is called."""
+    return next(iter(_patterns(corpus).values()), None) or corpus.hub or corpus.builtin or corpus_name(corpus)
+
+
+def corpus_name(corpus: CorpusConfig) -> str:
+    """`name` where one is given, otherwise the file's or the dataset's own name, fit for a folder's name."""
+    if corpus.name:
+        name = corpus.name
+    elif corpus.hub:
+        name = "-".join(part for part in (corpus.hub, corpus.config, corpus.split) if part)
+    elif corpus.builtin:
+        name = f"{corpus.builtin}-{corpus.split}"
+    else:
+        parts = reversed(Path(next(iter(_patterns(corpus).values()), "")).parts)
+        names = (re.sub(r"[*?]|\[.*?\]", "", part).split(".")[0].strip("-_") for part in parts)
+        name = next(filter(None, names), "")
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip(".") or "corpus"
+
+
+def check_sources(corpora: Iterable[CorpusConfig]) -> None:
+    """Raises UserError for a local file that is missing or not readable; opens nothing and asks no network."""
+    for corpus in corpora:
+        for pattern in _patterns(corpus).values():
+            check_files(pattern)
+
+
+def source_identity(corpus: CorpusConfig) -> dict[str, Any]:
+    """What must be unchanged for a corpus to hold the same pairs, JSON-able.
+
+    The settings that choose the text, and place, size and time of its files; the content of a corpus that ships with
+    dragoman. Asks the network for files at an address, and never for the Hub's datasets.
+    """
+    identity: dict[str, Any] = {"limit": corpus.limit, "columns": corpus.columns, "languages": corpus.languages}
+    if corpus.hub or corpus.builtin:
+        identity |= {"hub": corpus.hub, "builtin": corpus.builtin, "config": corpus.config, "split": corpus.split}
+    if corpus.builtin:
+        modules = sorted(Path(str(_builtin(corpus).__file__)).parent.glob(f"{corpus.builtin}*.py"))
+        identity["code"] = hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
+    return identity | {way: [file_identity(p) for p in find_files(path)] for way, path in _patterns(corpus).items()}
+
+
+def _patterns(corpus: CorpusConfig) -> dict[str, str]:
+    """The paths, globs or addresses of a corpus in files, by the settings that give them."""
+    ways = ("source", "target", "tsv", "jsonl", "parquet")
+    return {way: getattr(corpus, way) for way in ways if getattr(corpus, way) is not None}
+
+
+def _reader(corpus: CorpusConfig) -> Callable[[CorpusConfig], Iterator[Block]]:
+    readers = {"tsv": read_tsv, "jsonl": read_jsonl, "parquet": read_parquet, "hub": read_hub, "builtin": _read_builtin}
+    return next((reader for way, reader in readers.items() if getattr(corpus, way) is not None), read_parallel)
+
+
+def _builtin(corpus: CorpusConfig) -> ModuleType:
+    if corpus.builtin != "phrasebook":
+        raise UserError(f"`builtin` is {corpus.builtin!r}, but the only corpus that ships with dragoman is phrasebook.")
+    return phrasebook
+
+
+def _read_builtin(corpus: CorpusConfig) -> Iterator[Block]:
+    splits = get_args(phrasebook.Split)
+    if corpus.split not in splits:
+        raise UserError(
+            f"`split` of the builtin {corpus.builtin} is {corpus.split!r}: it must be one of {', '.join(splits)}."
+        )
+    pairs = iter(_builtin(corpus).pairs(corpus.split))
+    while block := list(islice(pairs, _BLOCK_PAIRS)):
+        yield [source for source, _ in block], [target for _, target in block]

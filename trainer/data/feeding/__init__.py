@@ -1,0 +1,1 @@
+"""From stores to the micro-batches of a rank: order, lanes, packing."""

@@ -1,0 +1,218 @@
+"""The training data of one rank: micro-batches in the run's order, and where that order stands."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from trainer.data.config import DataConfig
+from trainer.data.encoding import PairEncoder
+from trainer.data.feeding.budget import choose_budget
+from trainer.data.feeding.counts import COUNTED, corpus_counts, count
+from trainer.data.feeding.lane_reader import LaneReader, PairSource
+from trainer.data.feeding.lanes import LaneState, Order, dropout_seed
+from trainer.data.feeding.packing import MicroBatch, pack
+from trainer.data.feeding.prefetch import Prefetcher
+from trainer.data.feeding.stored_pairs import StoredPairs
+from trainer.data.feeding.streamed_pairs import StreamedPairs
+from trainer.data.sentences import IntArray
+from trainer.data.store import Store
+from trainer.data.tokenizer import SpecialIds
+from trainer.errors import UserError
+
+
+class Share(NamedTuple):
+    """Which part of the run this process reads."""
+
+    rank: int
+    world_size: int
+
+
+def check_world_size(config: DataConfig, world_size: int) -> None:
+    """Raises UserError where lanes or micro-batches cannot be dealt evenly to that many processes."""
+    lanes, micro_batches = config.num_lanes, config.micro_batches_per_step
+    if lanes % world_size or micro_batches % world_size:
+        fitting = [str(w) for w in range(1, min(lanes, micro_batches) + 1) if lanes % w == 0 and micro_batches % w == 0]
+        raise UserError(
+            f"{world_size} processes cannot share `data.num_lanes` ({lanes}) and `data.micro_batches_per_step` "
+            f"({micro_batches}) evenly: both must be multiples of it, so start {_any_of(fitting)} or change them."
+        )
+
+
+def _any_of(names: list[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+class _Dealt(NamedTuple):
+    """A micro-batch with what it changes: where its lane stands after it, and what it adds to its lane's counts."""
+
+    micro_batch: MicroBatch
+    lane_state: LaneState
+    counts_4C: IntArray
+
+
+class TrainingData:
+    """Deals a rank its micro-batches, step by step, for ever.
+
+    Micro-batch i of the run is the next of lane i mod `num_lanes`; the rank takes those with i ≡ rank mod world size.
+    A thread works `data.prefetch` micro-batches ahead; `state` knows only of those that `next_step` has given out.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[Store],
+        config: DataConfig,
+        ids: SpecialIds,
+        *,
+        seed: int,
+        share: Share,
+        static: bool = False,
+        encoder: PairEncoder | None = None,
+    ) -> None:
+        """Token stores, or text stores with the `encoder` for them, which `data.workers` processes use (0: this one).
+
+        `static` fills every batch up to one shape. Raises UserError for a world size that does not divide, and for a
+        corpus of which no sentence is short enough.
+        """
+        check_world_size(config, share.world_size)
+        self._config, self._ids, self._seed, self._share, self._static = config, ids, seed, share, static
+        self._manifests = [store.manifest for store in stores]
+        sizes, weights = tuple(m.num_pairs for m in self._manifests), tuple(c.weight for c in config.train)
+        self._order = Order(seed, sizes, weights, config.temperature, config.window, config.num_lanes)
+        self._pairs: PairSource = (
+            StreamedPairs(stores, encoder, self._order, config.workers) if encoder else StoredPairs(stores)
+        )
+        self.budget = choose_budget(config, self._pairs.mean_lengths(), self._order.shares.tolist())
+        self._micro_batches = 0
+        self._lanes = {lane: self._order.start() for lane in range(share.rank, config.num_lanes, share.world_size)}
+        self._counts = {lane: np.zeros((len(COUNTED), len(stores)), np.int64) for lane in self._lanes}
+        self._ahead: Prefetcher[_Dealt] | None = None
+
+    def next_step(self) -> list[MicroBatch]:
+        """This rank's micro-batches of the next optimizer step, in order of index; as many on every rank."""
+        if self._ahead is None:
+            self._ahead = Prefetcher(self._micro_batches_from_here(), self._config.prefetch)
+        step = [next(self._ahead) for _ in range(self._config.micro_batches_per_step // self._share.world_size)]
+        for dealt in step:
+            self._lanes[dealt.micro_batch.lane] = dealt.lane_state
+            self._counts[dealt.micro_batch.lane] += dealt.counts_4C
+        self._micro_batches += self._config.micro_batches_per_step
+        return [dealt.micro_batch for dealt in step]
+
+    def state(self) -> dict[str, Any]:
+        """Where this rank's lanes stand, JSON-able; `merge_states` makes one of all ranks', for any world size."""
+        return {
+            "micro_batches": self._micro_batches,
+            "order": self._order_identity(),
+            "corpora": self._corpus_identities(),
+            "lanes": {str(lane): self._lane_document(lane) for lane in self._lanes},
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continues at a merged state. Raises UserError where it belongs to another order of the data."""
+        self._stop_working_ahead()
+        _check_order(self._order_identity(), state["order"])
+        _check_corpora(self._corpus_identities(), state["corpora"])
+        self._micro_batches = state["micro_batches"]
+        for lane in self._lanes:
+            saved = state["lanes"][str(lane)]
+            self._lanes[lane] = LaneState(saved["window"], saved["consumed"], tuple(saved["positions"]))
+            self._counts[lane] = np.array([saved["counts"][name] for name in COUNTED])
+
+    def close(self) -> None:
+        """Ends the thread and the processes."""
+        self._pairs.close()
+        self._stop_working_ahead()
+
+    def _stop_working_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+    def _lane_document(self, lane: int) -> dict[str, Any]:
+        counts = dict(zip(COUNTED, self._counts[lane].tolist(), strict=True))
+        state = self._lanes[lane]
+        return asdict(state) | {"positions": list(state.positions), "counts": counts}
+
+    def _order_identity(self) -> dict[str, Any]:
+        """What decides, beside the corpora, which pair comes when (but not how many are packed together)."""
+        return {
+            "`run.seed`": self._seed,
+            "`data.mode`": self._config.mode,
+            "`data.num_lanes`": self._config.num_lanes,
+            "`data.window`": self._config.window,
+            "`data.temperature`": self._config.temperature,
+            "the number of corpora in `data.train`": len(self._manifests),
+        }
+
+    def _corpus_identities(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": manifest.name,
+                "weight": weight,
+                "content": manifest.content,
+                "num_pairs": manifest.num_pairs,
+                "rejected": manifest.rejected,
+            }
+            for manifest, weight in zip(self._manifests, self._order.weights, strict=True)
+        ]
+
+    def _micro_batches_from_here(self) -> Iterator[_Dealt]:
+        rank, world_size = self._share
+        index = self._micro_batches + (rank - self._micro_batches) % world_size
+        readers = self._readers(index)
+        ahead = self._pairs.chunks_ahead(len(readers), self.budget.max_sentences)
+        for reader in readers.values():
+            reader.look_ahead(ahead)
+        while True:
+            lane = index % self._config.num_lanes
+            yield self._deal(index, lane, readers[lane])
+            readers[lane].look_ahead(ahead)
+            index += world_size
+
+    def _readers(self, index: int) -> dict[int, LaneReader]:
+        """By lane, in the order in which they are read from micro-batch `index` on."""
+        num_lanes = self._config.num_lanes
+        lanes = [i % num_lanes for i in range(index, index + num_lanes, self._share.world_size)]
+        return {lane: LaneReader(self._order, lane, self._lanes[lane], self._pairs) for lane in lanes}
+
+    def _deal(self, index: int, lane: int, reader: LaneReader) -> _Dealt:
+        pairs = reader.read(self.budget)
+        batch = pack(pairs.source, pairs.target, self._ids, self.budget if self._static else None)
+        if self._static and torch.cuda.is_available():
+            batch = batch.pinned()
+        seed = dropout_seed(self._seed, index)
+        micro_batch = MicroBatch(batch, index, lane, seed, (pairs.corpus_N, pairs.row_N))
+        return _Dealt(micro_batch, reader.state, count(pairs, len(self._manifests)))
+
+
+def _check_order(present: dict[str, Any], saved: dict[str, Any]) -> None:
+    for name, value in present.items():
+        if saved[name] != value:
+            raise UserError(
+                f"{name} is {value}, but the checkpoint was made with {saved[name]}: the order of the data depends on "
+                "it, so set it back or start a new run directory."
+            )
+
+
+def _check_corpora(present: list[dict[str, Any]], saved: list[dict[str, Any]]) -> None:
+    for place, (corpus, before) in enumerate(zip(present, saved, strict=True)):
+        which = f"of `data.train.{place}` ({corpus['name']})"
+        if corpus["weight"] != before["weight"]:
+            _check_order({f"the weight {which}": corpus["weight"]}, {f"the weight {which}": before["weight"]})
+        if corpus["content"] != before["content"]:
+            raise UserError(
+                f"the content {which} has changed since the checkpoint was made ({before['num_pairs']:,} pairs of "
+                f"{before['name']} then, {corpus['num_pairs']:,} pairs now): the order of the data depends on it, so "
+                "bring back the text and the settings of its preparation, or start a new run directory."
+            )
+
+
+def merge_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """One state from those of all ranks, taken after the same step; `consumed` tells what they have read together."""
+    states = list(states)
+    assert len({state["micro_batches"] for state in states}) == 1, "states of different steps"
+    merged = states[0] | {"lanes": {lane: saved for state in states for lane, saved in state["lanes"].items()}}
+    return merged | {"consumed": corpus_counts(merged)}

@@ -1,0 +1,91 @@
+"""Whole sentence pairs, concatenated into micro-batches within a token budget.
+
+Shape suffixes: N sentences, S source tokens, T target tokens, L tokens of either side.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.batch import PackedBatch
+from trainer.data.feeding.budget import Budget
+from trainer.data.sentences import IntArray, Side, token_index
+from trainer.data.tokenizer import SpecialIds
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward and backward pass.
+
+    `index` counts the micro-batches of the run, `lane` is where the pairs come from, `seed` (63 bits, from the run's
+    seed and the index) is for dropout. `pair_ids` tells which pairs: corpus_N (place in `data.train`) and row_N
+    (place in that corpus's store).
+    """
+
+    batch: PackedBatch
+    index: int
+    lane: int
+    seed: int
+    pair_ids: tuple[IntArray, IntArray]
+
+    @property
+    def num_target_tokens(self) -> int:
+        return self.batch.num_target_tokens
+
+    @property
+    def num_pairs(self) -> int:
+        """Real pairs, filler not counted."""
+        return len(self.pair_ids[0])
+
+
+def pack(source: Side, target: Side, ids: SpecialIds, static: Budget | None = None) -> PackedBatch:
+    """The packed batch of N pairs; with `static`, filled up to one shape per run.
+
+    Filler is at most `max_length` tokens a sentence and at least one on both sides, so that attention always has
+    something to attend to; sentence slots that are left over have no tokens on either side.
+    """
+    num_target_tokens = len(target.token_L)
+    if static is not None:
+        source = _filled(source, static.max_source_tokens, static, ids.source_pad_id)
+        target = _filled(target, static.max_target_tokens, static, ids.target_pad_id)
+    source_cu, target_cu = _cu(source.length_N), _cu(target.length_N)
+    target_out_T = target.token_L.astype(np.int64)
+    target_in_T = np.empty_like(target_out_T)
+    target_in_T[1:] = target_out_T[:-1]
+    first_N = target_cu[:-1][target.length_N > 0]
+    # Filler sentences are left alone: they are padding throughout, and nobody reads them.
+    target_in_T[first_N] = np.where(target_out_T[first_N] == ids.target_pad_id, ids.target_pad_id, ids.bos_id)
+    return PackedBatch(
+        source_S=torch.from_numpy(source.token_L.astype(np.int64)),
+        source_positions_S=_positions(source.length_N),
+        source_cu=torch.from_numpy(source_cu.astype(np.int32)),
+        target_in_T=torch.from_numpy(target_in_T),
+        target_out_T=torch.from_numpy(target_out_T),
+        target_positions_T=_positions(target.length_N),
+        target_cu=torch.from_numpy(target_cu.astype(np.int32)),
+        max_source_length=static.max_length if static else int(source.length_N.max()),
+        max_target_length=static.max_length if static else int(target.length_N.max()),
+        num_target_tokens=num_target_tokens,
+    )
+
+
+def _filled(side: Side, max_tokens: int, budget: Budget, pad_id: int) -> Side:
+    missing = budget.static_tokens(max_tokens) - len(side.token_L)
+    num_slots = budget.max_sentences + budget.num_filler_sentences
+    length_N = np.zeros(num_slots, np.int64)
+    length_N[: len(side.length_N)] = side.length_N
+    filler_N = length_N[len(side.length_N) :][: budget.num_filler_sentences]
+    filler_N += missing // len(filler_N)
+    filler_N[: missing % len(filler_N)] += 1
+    return Side(np.concatenate([side.token_L, np.full(missing, pad_id, side.token_L.dtype)]), length_N)
+
+
+def _cu(length_N: IntArray) -> IntArray:
+    """Cumulative lengths with a leading zero: where each sentence begins, and at last where all end."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(length_N)])
+
+
+def _positions(length_N: IntArray) -> Tensor:
+    return torch.from_numpy(token_index(np.zeros_like(length_N), length_N))

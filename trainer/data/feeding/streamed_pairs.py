@@ -1,0 +1,121 @@
+"""Pairs out of text stores, tokenised on the fly in worker processes: `data.mode: stream`.
+
+Shape suffixes: N pairs asked for, C corpora.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.encoding import EncodedPairs, PairEncoder
+from trainer.data.feeding.lane_reader import Pending
+from trainer.data.feeding.lanes import Draws, Order
+from trainer.data.sentences import IntArray
+from trainer.data.store import Store, Table
+from trainer.data.worker_processes import death_is_told, worker_pool
+from trainer.errors import UserError
+
+_NUM_MEASURED = 4096
+_LEAST_MEASURED = 64
+
+
+class TextReader:
+    """Reads pairs from the text stores of the corpora and encodes them; picklable."""
+
+    def __init__(self, stores: Sequence[Store], encoder: PairEncoder) -> None:
+        self._stores, self._encoder = tuple(stores), encoder
+
+    def __call__(self, corpus_N: IntArray, row_N: IntArray, seed_N: NDArray[np.uint64]) -> EncodedPairs:
+        sources = _texts([store.source for store in self._stores], corpus_N, row_N)
+        targets = _texts([store.target for store in self._stores], corpus_N, row_N)
+        return self._encoder.encode(sources, targets, seed_N)
+
+
+def _texts(tables: Sequence[Table], corpus_N: IntArray, row_N: IntArray) -> list[bytes]:
+    texts = [b""] * len(row_N)
+    for corpus in np.unique(corpus_N).tolist():
+        place_N = np.flatnonzero(corpus_N == corpus)
+        for place, text in zip(place_N.tolist(), tables[corpus].texts(row_N[place_N]), strict=True):
+            texts[place] = text
+    return texts
+
+
+class StreamedPairs:
+    """A pair source (`lane_reader.PairSource`) over the text stores of the corpora.
+
+    Its `num_workers` processes start at once and tokenise what is asked for in that order; with 0, this process does
+    it when the pairs are waited for.
+    """
+
+    # Some tens of milliseconds of work: the first pairs of a run come soon, and sending them costs little beside it.
+    chunk_pairs = 512
+
+    def __init__(self, stores: Sequence[Store], encoder: PairEncoder, order: Order, num_workers: int) -> None:
+        self._manifests = [store.manifest for store in stores]
+        self._order, self._num_workers = order, num_workers
+        self._read = TextReader(stores, encoder)
+        self._pool = worker_pool(num_workers, _start_worker, (self._read,)) if num_workers else None
+
+    def request(self, draws: Draws) -> Pending:
+        arguments = draws.corpus_N, draws.row_N, self._order.sampling_seeds(draws)
+        if self._pool is None:
+            return partial(self._read, *arguments)
+        with _telling_death():
+            return partial(_result, self._pool.submit(_work, *arguments))
+
+    def chunks_ahead(self, num_lanes: int, num_pairs: int) -> int:
+        """A micro-batch for each lane, or more where there are so few lanes that workers would wait for requests."""
+        if self._pool is None:
+            return 0
+        # One more, because a lane's first chunk is small: the first micro-batch must not wait for all lanes.
+        return 1 + max(-(-num_pairs // self.chunk_pairs), -(-4 * self._num_workers // num_lanes))
+
+    def mean_lengths(self) -> NDArray[np.float64]:
+        """Of some thousand pairs, spread evenly over each corpus: the same on all ranks and after each resume.
+
+        Raises UserError where those of a corpus are all too long.
+        """
+        return np.array([self._mean_length(corpus) for corpus in range(len(self._manifests))])
+
+    def close(self) -> None:
+        """Ends the processes."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _mean_length(self, corpus: int) -> tuple[float, float]:
+        manifest, share = self._manifests[corpus], self._order.shares[corpus]
+        count = min(manifest.num_pairs, max(_LEAST_MEASURED, round(_NUM_MEASURED * share)))
+        row_N = np.arange(count) * manifest.num_pairs // count
+        draws = Draws(np.full(count, corpus), row_N, np.zeros(count, np.int64))
+        pairs = self._read(draws.corpus_N, draws.row_N, self._order.sampling_seeds(draws))
+        if not pairs.kept_N.any():
+            raise UserError(
+                f"`data.train.{corpus}` ({manifest.name}) cannot be used: {count:,} pairs from all over it are all "
+                "longer than `data.max_length` tokens, so raise that or leave the corpus out."
+            )
+        return float(pairs.source.length_N.mean()), float(pairs.target.length_N.mean())
+
+
+def _telling_death() -> AbstractContextManager[None]:
+    return death_is_told("tokenises the training data")
+
+
+def _result(future: Future[EncodedPairs]) -> EncodedPairs:
+    with _telling_death():
+        return future.result()
+
+
+_reader: TextReader
+
+
+def _start_worker(reader: TextReader) -> None:
+    global _reader
+    _reader = reader
+
+
+def _work(corpus_N: IntArray, row_N: IntArray, seed_N: NDArray[np.uint64]) -> EncodedPairs:
+    return _reader(corpus_N, row_N, seed_N)

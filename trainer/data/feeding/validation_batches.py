@@ -1,0 +1,33 @@
+"""Validation sets in batches, shared out by rank."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from model.batch import PackedBatch
+from trainer.data.feeding.feed import Share
+from trainer.data.feeding.packing import pack
+from trainer.data.sentences import IdPair, Side
+from trainer.data.tokenizer import SpecialIds
+
+
+def validation_batches(pairs: Sequence[IdPair], ids: SpecialIds, max_tokens: int, share: Share) -> list[PackedBatch]:
+    """This rank's part of the pairs (every world_size-th), in batches of at most `max_tokens` tokens on either side.
+
+    A pair that is longer makes a batch of its own. Ranks may have different numbers of batches, or none: there must
+    be no collective between them.
+    """
+    groups: list[list[IdPair]] = []
+    room = (0, 0)
+    for pair in pairs[share.rank :: share.world_size]:
+        if len(pair[0]) > room[0] or len(pair[1]) > room[1]:
+            groups.append([])
+            room = (max_tokens, max_tokens)
+        groups[-1].append(pair)
+        room = (room[0] - len(pair[0]), room[1] - len(pair[1]))
+    return [pack(_side([p[0] for p in group]), _side([p[1] for p in group]), ids) for group in groups]
+
+
+def _side(sentences: list[list[int]]) -> Side:
+    lengths = np.array([len(sentence) for sentence in sentences], dtype=np.int64)
+    return Side(np.array([token for sentence in sentences for token in sentence], dtype=np.int64), lengths)

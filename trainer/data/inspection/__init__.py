@@ -1,0 +1,1 @@
+"""What `dragoman data` tells before training."""

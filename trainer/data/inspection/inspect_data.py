@@ -1,0 +1,92 @@
+"""What a run will read, computed from its prepared data, to be looked at before training."""
+
+from dataclasses import dataclass, replace
+
+from trainer.data.config import DataConfig
+from trainer.data.encoding import PairEncoder
+from trainer.data.feeding.feed import Share, TrainingData
+from trainer.data.inspection.corpus_report import CorpusReport, CorpusSample
+from trainer.data.mixture import mixture_shares
+from trainer.data.preparation.prepare import Prepared
+
+_MICRO_BATCHES = 32
+
+
+@dataclass(frozen=True)
+class MixtureReport:
+    """The micro-batches, as measured on the first `num_measured` of the run.
+
+    Budgets and tokens are those of one micro-batch, fills the shares of the budgets that real tokens take (`fill`: of
+    both sides together); `steps_per_pass` is after how many steps as many pairs were read as the corpora hold.
+    """
+
+    num_pairs: int
+    max_source_tokens: int
+    max_target_tokens: int
+    micro_batches_per_step: int
+    num_measured: int
+    source_fill: float
+    target_fill: float
+    fill: float
+    pairs_per_micro_batch: float
+    source_tokens_per_step: float
+    target_tokens_per_step: float
+    steps_per_pass: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    mode: str
+    corpora: list[CorpusReport]
+    mixture: MixtureReport
+
+
+def inspect(
+    data: DataConfig, prepared: Prepared, *, sampling: float | None, seed: int, num_examples: int
+) -> Inspection:
+    """Looks at the stores and at the first micro-batches of the run that has this `seed`; on the CPU, in one process.
+
+    `sampling` is that of `tokenizer.sampling`. Raises UserError where all sentences of a corpus are too long.
+    """
+    tokenizers = prepared.tokenizers
+    encoder = PairEncoder(tokenizers, data.max_length, sampling) if data.mode == "stream" else None
+    samples = [CorpusSample(store, encoder) for store in prepared.stores]
+    mixture = _measure(data, prepared, encoder, seed)
+    sizes = [store.manifest.num_pairs for store in prepared.stores]
+    shares = mixture_shares([corpus.weight for corpus in data.train], sizes, data.temperature)
+    pairs_per_step = mixture.pairs_per_micro_batch * mixture.micro_batches_per_step
+    corpora = [
+        sample.report(tokenizers, share, sample.num_pairs / (share * pairs_per_step), num_examples)
+        for sample, share in zip(samples, shares.tolist(), strict=True)
+    ]
+    return Inspection(data.mode, corpora, mixture)
+
+
+def _measure(data: DataConfig, prepared: Prepared, encoder: PairEncoder | None, seed: int) -> MixtureReport:
+    # A few micro-batches are sooner encoded here than by processes that have to be started.
+    alone, ids = replace(data, workers=0), prepared.tokenizers.special_ids
+    feed = TrainingData(prepared.stores, alone, ids, seed=seed, share=Share(0, 1), encoder=encoder)
+    try:
+        num_steps = -(-_MICRO_BATCHES // data.micro_batches_per_step)
+        micro_batches = [micro_batch for _ in range(num_steps) for micro_batch in feed.next_step()]
+    finally:
+        feed.close()
+    budget, count = feed.budget, len(micro_batches)
+    source_tokens = sum(len(micro_batch.batch.source_S) for micro_batch in micro_batches) / count
+    target_tokens = sum(micro_batch.num_target_tokens for micro_batch in micro_batches) / count
+    pairs = sum(micro_batch.num_pairs for micro_batch in micro_batches) / count
+    num_pairs = sum(store.manifest.num_pairs for store in prepared.stores)
+    return MixtureReport(
+        num_pairs=num_pairs,
+        max_source_tokens=budget.max_source_tokens,
+        max_target_tokens=budget.max_target_tokens,
+        micro_batches_per_step=data.micro_batches_per_step,
+        num_measured=count,
+        source_fill=source_tokens / budget.max_source_tokens,
+        target_fill=target_tokens / budget.max_target_tokens,
+        fill=(source_tokens + target_tokens) / (budget.max_source_tokens + budget.max_target_tokens),
+        pairs_per_micro_batch=pairs,
+        source_tokens_per_step=source_tokens * data.micro_batches_per_step,
+        target_tokens_per_step=target_tokens * data.micro_batches_per_step,
+        steps_per_pass=num_pairs / (pairs * data.micro_batches_per_step),
+    )

@@ -1,0 +1,1 @@
+"""From corpora to tokenizers and stores on disk."""
