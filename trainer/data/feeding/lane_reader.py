@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from trainer.data.encoding import EncodedPairs
 from trainer.data.feeding.budget import Budget
-from trainer.data.feeding.lanes import Draws, LaneState, Order
+from trainer.data.feeding.lanes import LaneState, Order
 from trainer.data.sentences import IntArray, Side
+from trainer.data.shuffling import Draws
 
 Pending = Callable[[], EncodedPairs]
 

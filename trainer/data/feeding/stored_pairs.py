@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from trainer.data.encoding import EncodedPairs
 from trainer.data.feeding.lane_reader import Pending
-from trainer.data.feeding.lanes import Draws
 from trainer.data.sentences import IntArray, Side, token_index
+from trainer.data.shuffling import Draws
 from trainer.data.store import Store, Table
 
 

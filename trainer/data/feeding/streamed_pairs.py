@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from trainer.data.encoding import EncodedPairs, PairEncoder
 from trainer.data.feeding.lane_reader import Pending
-from trainer.data.feeding.lanes import Draws, Order
+from trainer.data.feeding.lanes import Order
 from trainer.data.sentences import IntArray
+from trainer.data.shuffling import Draws
 from trainer.data.store import Store, Table
 from trainer.data.worker_processes import death_is_told, worker_pool
 from trainer.errors import UserError

@@ -80,7 +80,7 @@ from trainer.data.corpora.sources import read_pairs
 assert list(read_pairs({corpus})) == [(["a"], ["b"])]
 assert not {{"datasets", "torch", "pyarrow", "aiohttp"}} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[3])
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[4])
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from trainer.data.feeding.lanes import Order, shuffled
+from trainer.data.feeding.lanes import Order
 from trainer.data.hashing import stable_hash
 from trainer.data.sentences import IntArray
+from trainer.data.shuffling import shuffled
 
 
 def rows(draws: IntArray, size: int, key: int) -> IntArray:

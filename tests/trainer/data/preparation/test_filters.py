@@ -156,7 +156,7 @@ def test_the_identifier_goes_along_to_another_process(identifier: str, tmp_path:
     pair_filter = PairFilter(FilterConfig(language_id=identifier, languages=("de", "de")))
     (tmp_path / "filter.pickle").write_bytes(pickle.dumps(pair_filter))
     code = f"import pickle; print(pickle.load(open({str(tmp_path / 'filter.pickle')!r}, 'rb')).judge(['a'], ['bc']))"
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     environment = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(root)}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == f"[{REASONS.index('wrong language')}]"
@@ -198,4 +198,4 @@ def test_an_identifier_that_fails(identifier: str, texts: list[str], words: str)
 
 def test_filtering_needs_no_torch() -> None:
     code = "import sys; import trainer.data.preparation.filters; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[4], check=True)

@@ -53,7 +53,7 @@ def test_after_other_failures_what_is_finished_stays(tmp_path: Path, failure: ty
 def test_processes_take_turns(tmp_path: Path) -> None:
     (tmp_path / "counter").write_text("0")
     command = [sys.executable, "-c", COUNT, tmp_path / ".parts", tmp_path / "counter"]
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     processes = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     messages = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], messages
