@@ -150,6 +150,21 @@ def test_a_stop_signal_saves_and_ends_well(runs: Runs, reference: list[dict[str,
     assert_same_losses(runs.finished(name, processes=2), reference, 1e-5)
 
 
+def test_a_rank_that_hangs_ends_the_job_and_the_next_start_goes_on(runs: Runs, reference: list[dict[str, Any]]) -> None:
+    process = runs.start("hung", "hang.minutes=0.1", "hang.factor=2", "run.max_steps=20", processes=2)
+    runs.wait_for_step("hung", 6)
+    heartbeat = json.loads((runs.folder / "hung" / "heartbeats" / "rank-00001.json").read_text())
+    os.kill(heartbeat["pid"], signal.SIGSTOP)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert "rank 0" in errors
+    assert "has made no progress" in errors
+    assert "trainer/loop.py" in (runs.folder / "hung" / "heartbeats" / "rank-00000.stacks").read_text()
+    with pytest.raises(ProcessLookupError):
+        os.kill(heartbeat["pid"], 0)
+    assert_same_losses(runs.finished("hung", processes=2), reference, 1e-5)
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(runs: Runs, reference: list[dict[str, Any]]) -> None:
     runs.finished("damaged", "run.max_steps=10")
     path = runs.folder / "damaged" / "checkpoints" / "step-00000010"
