@@ -82,6 +82,14 @@ CONFIGURATION: dict[str, Any] = {
 }  # fmt: skip
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process is more than an entry that nobody has asked about yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(tmp_path_factory.mktemp("runs"))
@@ -160,8 +168,7 @@ def test_a_rank_that_hangs_ends_the_job_and_the_next_start_goes_on(runs: Runs, r
     assert "rank 0" in errors
     assert "has made no progress" in errors
     assert "trainer/loop.py" in (runs.folder / "hung" / "heartbeats" / "rank-00000.stacks").read_text()
-    with pytest.raises(ProcessLookupError):
-        os.kill(heartbeat["pid"], 0)
+    assert not is_alive(heartbeat["pid"])
     assert_same_losses(runs.finished("hung", processes=2), reference, 1e-5)
 
 
