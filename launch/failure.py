@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trainer.errors import UserError
 
-USER_ERROR, DEFECT, GAVE_UP, INTERRUPTED, BROKEN_PIPE = 2, 1, 75, 130, 141
+USER_ERROR, DEFECT, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from launch.failure import DEFECT, GAVE_UP, Failure, explain
+from launch.failure import DEFECT, Failure, explain
 from trainer.errors import UserError
 
 LAUNCH_FOLDER = "DRAGOMAN_LAUNCH"
@@ -59,7 +59,12 @@ def _train(arguments: list[str], folder: Path | None) -> None:
 
 
 def _give_up(folder: Path, message: str) -> None:
-    os._exit(_leave(folder, Failure(GAVE_UP, message)))
+    from trainer.watchdog import GAVE_UP
+
+    try:
+        _leave(folder, Failure(GAVE_UP, message))
+    finally:
+        os._exit(GAVE_UP)
 
 
 def join(folder: Path) -> None:
@@ -87,10 +92,13 @@ def _leave(folder: Path, failure: Failure) -> int:
     if failure.status == DEFECT:
         failure = Failure(DEFECT, f"dragoman: rank {os.environ.get('RANK', '0')} failed:\n{failure.message}")
     draft = folder / f"draft-{os.getpid()}"
-    draft.write_text(json.dumps(asdict(failure)))
-    with contextlib.suppress(FileExistsError):
-        os.link(draft, folder / FAILURE_FILE)
-    draft.unlink()
+    try:
+        draft.write_text(json.dumps(asdict(failure)))
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, folder / FAILURE_FILE)
+        draft.unlink()
+    except OSError:  # that disk is full, too
+        return _print(failure)
     time.sleep(SECONDS_TO_BE_ENDED)
     return failure.status
 

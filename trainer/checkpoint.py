@@ -24,7 +24,8 @@ from trainer.fragments import STATE_DIRECTORY, FragmentFiles
 
 CHECKPOINTS, MANIFEST = "checkpoints", "manifest.json"
 _PUBLISHED = re.compile(r"step-(\d{8})")
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)?")
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)?")
+_FORMAT, _DOCUMENTS = 1, ("lanes.json", "trainer.json")
 
 
 def name_of(step: int) -> str:
@@ -45,10 +46,19 @@ def temporary_of(run_directory: Path, step: int) -> Path:
 
 
 def describe(path: Path) -> list[Any]:
-    """[size, sha256] of a file that has reached the disk."""
+    """[size, sha256] of a file."""
     with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+        return [os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+
+
+def sync(path: Path) -> Path:
+    """Returns the path of a file or directory when what is in it has reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return path
 
 
 def publish(run_directory: Path, step: int, documents: Mapping[str, Any], files: Mapping[str, list[Any]]) -> Path:
@@ -60,27 +70,19 @@ def publish(run_directory: Path, step: int, documents: Mapping[str, Any], files:
     described = dict(files)
     for name, document in documents.items():
         (temporary / name).write_text(json.dumps(document, indent=1))
-        described[name] = describe(temporary / name)
+        described[name] = describe(sync(temporary / name))
     manifest = temporary / MANIFEST
-    manifest.write_text(json.dumps({"format": 1, "files": described}, indent=1))
-    describe(manifest)
-    for directory in (temporary / STATE_DIRECTORY, temporary):
-        _sync_directory(directory)
+    manifest.write_text(json.dumps({"format": _FORMAT, "files": described}, indent=1))
+    for path in (manifest, temporary / STATE_DIRECTORY, temporary):
+        sync(path)
     replaced = final.with_name(f".replaced-{final.name}")
     if final.exists():  # by a run that went back to it
+        shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
     temporary.rename(final)
-    _sync_directory(final.parent)
+    sync(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
     return final
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(checkpoint: Path) -> None:
@@ -88,7 +90,7 @@ def _remove(checkpoint: Path) -> None:
     old = checkpoint.with_name(f".old-{checkpoint.name}")
     shutil.rmtree(old, ignore_errors=True)
     checkpoint.rename(old)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old)
 
 
 def list_checkpoints(run_directory: Path) -> list[Path]:
@@ -100,17 +102,28 @@ def list_checkpoints(run_directory: Path) -> list[Path]:
 def verify(checkpoint: Path, rank: int = 0, world_size: int = 1) -> list[str]:
     """What is wrong with a checkpoint, a sentence each; of several ranks each one hashes its share of the files."""
     try:
-        files = json.loads((checkpoint / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = _read_manifest(checkpoint / MANIFEST)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"{MANIFEST} cannot be read ({error})"]
     names = sorted(files)
     unsafe = [name for name in names if not _SAFE_NAME.fullmatch(name)]
     if unsafe:
         return [f"{MANIFEST} names a file outside the checkpoint: {unsafe[0]!r}"]
     listed = {name for name in names if name.startswith(f"{STATE_DIRECTORY}/")}
+    missing = [f"{name} is not in {MANIFEST}" for name in _DOCUMENTS if name not in files]
+    missing += [] if listed else [f"no state is in {MANIFEST}"]
     present = {f"{STATE_DIRECTORY}/{path.name}" for path in (checkpoint / STATE_DIRECTORY).glob("*")}
     strange = [f"{name} is not in {MANIFEST}" for name in sorted(present - listed)]
-    return strange + [p for name in names[rank::world_size] for p in _check_file(checkpoint / name, files[name])]
+    wrong = [p for name in names[rank::world_size] for p in _check_file(checkpoint / name, files[name])]
+    return missing + strange + wrong
+
+
+def _read_manifest(path: Path) -> dict[str, list[Any]]:
+    """[size, sha256] by file name. Raises one of many exceptions where it is not such a document."""
+    document = json.loads(path.read_text())
+    if document["format"] != _FORMAT:
+        raise ValueError(f"format {document['format']}")
+    return {str(name): [int(size), str(digest)] for name, (size, digest) in document["files"].items()}
 
 
 def _check_file(path: Path, expected: list[Any]) -> list[str]:
@@ -182,12 +195,17 @@ def _score(checkpoint: Path, metric: str) -> float | None:
         return None
 
 
-def apply_retention(run_directory: Path, config: CheckpointConfig, metric: str) -> None:
-    """Removes the checkpoints that `config` does not keep."""
+def apply_retention(run_directory: Path, config: CheckpointConfig, metric: str) -> list[str]:
+    """Removes the checkpoints that `config` does not keep; what could not be removed, a sentence each."""
     checkpoints = list_checkpoints(run_directory)
     kept = {*checkpoints[-config.keep_last :], *best_first(checkpoints, metric)[: config.keep_best]}
     if config.keep_every:
         kept |= {path for path in checkpoints if step_of(path) % config.keep_every == 0}
+    complaints = []
     for path in checkpoints:
-        if path not in kept:
-            _remove(path)
+        try:
+            if path not in kept:
+                _remove(path)
+        except OSError as error:
+            complaints.append(f"{path.name}: {error}")
+    return complaints

@@ -51,10 +51,14 @@ class BadStepsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HangConfig:
-    """When a rank without progress counts as hung: after `factor` times the usual step, but at least `minutes`."""
+    """When a rank without progress counts as hung: after `factor` times the usual step, but at least `minutes`.
+
+    Before the second step, in validation and while a save is waited for: after `phase_minutes`.
+    """
 
     factor: float = 30.0
     minutes: float = 15.0
+    phase_minutes: float = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,8 +36,9 @@ MAX_FAILED_SAVES = 3
 class Progress:
     """Where a run stands; `trainer.json` of a checkpoint.
 
-    `score` is that of the evaluation at this very step, if there was one; higher is better. `lr_scale` multiplies the
-    learning rate, since a rollback may have lowered it; `recent_losses` are what the next loss is judged by.
+    `score` is that of the evaluation at this very step, if there was one; higher is better. `bad_steps` counts those in
+    a row up to here, `lr_scale` multiplies the learning rate, which a rollback may have lowered, and `recent_losses`
+    are what the next loss is judged by.
     """
 
     step: int = 0
@@ -46,6 +47,7 @@ class Progress:
     best_score: float | None = None
     best_step: int | None = None
     evaluations_since_best: int = 0
+    bad_steps: int = 0
     rollbacks: int = 0
     lr_scale: float = 1.0
     recent_losses: list[float] = field(default_factory=list)
@@ -53,7 +55,7 @@ class Progress:
     @classmethod
     def from_document(cls, document: dict[str, Any], metric: str) -> "Progress":
         """From a `trainer.json`, which says more than this. Scores of another metric are no longer compared with."""
-        progress = cls(**{field.name: document[field.name] for field in fields(cls)})
+        progress = cls(**{field.name: document[field.name] for field in fields(cls) if field.name in document})
         if document["metric"] == metric:
             return progress
         return replace(progress, score=None, best_score=None, best_step=None, evaluations_since_best=0)
@@ -105,7 +107,7 @@ class Loop:
         self._losses = LossWatch(config.bad_steps.spike_threshold, progress.recent_losses)
         self._loss = training_loss(config.optimizer.label_smoothing, parts.engine.device)
         self._meter = StepMeter(progress.step, config.run.max_steps)
-        self._bad_steps = self._failed_saves = 0
+        self._failed_saves = 0
         self._saved_step = progress.step
         self._saving_step, self._last_save = progress.step, time.monotonic()
         self._save_error: SaveFailed | None = None
@@ -114,11 +116,15 @@ class Loop:
 
     def run(self) -> str:
         """Why training ended: `FINISHED`, `EARLY_STOP` or the name of a signal. The last step is saved."""
+        save_due = False
         while (verdict := self._between_steps()) is None:
             if not self._step():
                 continue
             improved = self._due(self.config.evaluation.every_steps) and self._evaluate()
-            if improved or self._due(self.config.checkpoint.every_steps):
+            save_due = save_due or improved or self._due(self.config.checkpoint.every_steps)
+            # Not amid bad steps: going back to such a checkpoint would bring back what they came from.
+            if save_due and not self.progress.bad_steps:
+                save_due = False
                 self._save()
         self._save(last=True)
         return verdict
@@ -136,7 +142,7 @@ class Loop:
             self._advance_save()
         if stopping:
             return next(reason for reason in self.engine.gather(self._stop.reason) if reason)
-        if old:
+        if old and not self.progress.bad_steps:
             self._save()
         return None
 
@@ -166,18 +172,18 @@ class Loop:
         if self.progress.step == 1 or self._due(self.config.tracking.every_steps):
             self._report(result, rate)
         if not result.skipped:
-            self._bad_steps = 0
+            self.progress.bad_steps = 0
             self._losses.add(result.loss)
             return True
         self._skipped(result, bound, micro_batches)
-        if self._bad_steps < self.config.bad_steps.max_in_a_row:
+        if self.progress.bad_steps < self.config.bad_steps.max_in_a_row:
             return True
         self._roll_back()
         return False
 
     def _skipped(self, result: StepResult, bound: float | None, micro_batches: list[MicroBatch]) -> None:
         """Says which data a skipped step came from."""
-        self._bad_steps += 1
+        self.progress.bad_steps += 1
         found = self.engine.gather([[m.index, m.lane] for m in micro_batches])
         where = ", ".join(f"{index} (lane {lane})" for index, lane in sorted(pair for part in found for pair in part))
         spike = bound is not None and result.loss > bound
@@ -192,10 +198,10 @@ class Loop:
         progress = self._go_back() if rollbacks < self.config.bad_steps.max_rollbacks else None
         if progress is None:
             self._diverged()
-        progress.rollbacks = rollbacks + 1
+        progress.bad_steps, progress.rollbacks = 0, rollbacks + 1
         progress.lr_scale = self.progress.lr_scale * self.config.bad_steps.lr_factor
         self._losses = LossWatch(self.config.bad_steps.spike_threshold, progress.recent_losses)
-        self.progress, self._bad_steps, self._saved_step = progress, 0, -1
+        self.progress, self._saved_step = progress, -1
         self._meter = StepMeter(progress.step, self.config.run.max_steps)
         detail = f"from step {diverged_at}; its data is passed over, learning rate times {progress.lr_scale:g}"
         self.reporter.rolled_back(progress.step, detail)
@@ -204,10 +210,10 @@ class Loop:
 
     def _diverged(self) -> NoReturn:
         raise UserError(
-            f"training has diverged: {self._bad_steps} steps in a row up to step {self.progress.step} could not be "
-            f"learnt from, after {self.progress.rollbacks} rollbacks; lower `optimizer.peak_lr` "
+            f"training has diverged: {self.progress.bad_steps} steps in a row up to step {self.progress.step} could not "
+            f"be learnt from, after {self.progress.rollbacks} rollbacks; lower `optimizer.peak_lr` "
             f"({self.config.optimizer.peak_lr}) and start the same command again: it goes on from the newest "
-            f"checkpoint."
+            f"checkpoint that there is."
         )
 
     def _report(self, result: StepResult, rate: float) -> None:
@@ -253,8 +259,8 @@ class Loop:
             return
         self._saved_step, self._failed_saves = saved.step, 0
         self.reporter.event(saved.step, "saved", str(saved.path))
-        if saved.complaint:
-            self.reporter.event(saved.step, "old checkpoint not removed", saved.complaint)
+        for complaint in saved.complaints:
+            self.reporter.event(saved.step, "old checkpoint not removed", complaint)
 
     def _documents(self) -> dict[str, Any]:
         self.progress.recent_losses = self._losses.losses
@@ -273,8 +279,8 @@ class Loop:
     def _give_up_saving(self) -> NoReturn:
         raise UserError(
             f"the checkpoint of step {self._saving_step} could not be written to {self._run_directory} "
-            f"({self._save_error}); free some space and start the same command again: it goes on from the newest "
-            f"checkpoint."
+            f"({self._save_error}); mend that, such as by freeing some space, and start the same command again: it "
+            f"goes on from the newest checkpoint that there is."
         )
 
 

@@ -69,6 +69,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bad_steps.lr_factor": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
     "hang.factor": _at_least(1),
     "hang.minutes": _POSITIVE,
+    "hang.phase_minutes": _POSITIVE,
     "checkpoint.every_steps": _at_least(1),
     "checkpoint.every_minutes": _POSITIVE,
     "checkpoint.keep_last": _at_least(1),

@@ -50,17 +50,16 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> str:
     processes.gather(None)
     prepared = prepared or open_prepared(config.data, config.run.directory)
     stop = StopRequest().install()  # until here there is nothing to save, and a signal ends the process
-    try:
-        directory = Path(config.run.directory)
-        with (
-            owning(directory) if rank == 0 else nullcontext(),
-            # First, so that its processes start while the model is built.
-            closing(training_data(config, prepared, Share(rank, world_size), device)) as data,
-            closing(Watchdog(directory, rank, config.hang, give_up).start()) as watchdog,
-        ):
-            return _train(config, prepared, data, stop, watchdog)
-    finally:
-        processes.leave()
+    directory = Path(config.run.directory)
+    with (
+        owning(directory) if rank == 0 else nullcontext(),
+        # First, so that its processes start while the model is built.
+        closing(training_data(config, prepared, Share(rank, world_size), device)) as data,
+        closing(Watchdog(directory, rank, config.hang, give_up).start()) as watchdog,
+    ):
+        verdict = _train(config, prepared, data, stop, watchdog)
+    processes.leave()
+    return verdict
 
 
 def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopRequest, watchdog: Watchdog) -> str:
@@ -75,13 +74,15 @@ def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopReq
         reporter.start()
         evaluator = _evaluator(config, prepared.tokenizers)
         parts = Collaborators(engine, data, evaluator, reporter, stop, watchdog, partial(_go_back, config, engine))
-        verdict = Loop(config, parts, progress).run()
-        reporter.finish(progress.step, verdict, _best(config, progress))
+        loop = Loop(config, parts, progress)
+        verdict = loop.run()
+        reporter.finish(loop.progress.step, verdict, _best(config, loop.progress))
         outcome = "interrupted" if verdict in signal.Signals.__members__ else "finished"
-        return verdict
     finally:
         reporter.close(outcome)
-        engine.close()
+    # Not after a failure: the other ranks would fail in their next collective before this one has said why it did.
+    engine.close()
+    return verdict
 
 
 def training_data(config: Config, prepared: Prepared, share: Share, device: torch.device) -> TrainingData:
@@ -191,4 +192,6 @@ def _best(config: Config, progress: Progress) -> str | None:
     if progress.best_step is None or config.checkpoint.keep_best == 0:
         return None
     path = Path(config.run.directory) / checkpoint.CHECKPOINTS / checkpoint.name_of(progress.best_step)
+    if not path.exists():
+        return None
     return f"{path} ({config.evaluation.metric} {abs(progress.best_score or 0.0):.2f})"

@@ -6,10 +6,12 @@ between two steps: a save that any rank could not write is removed, and no rank 
 
 import shutil
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from safetensors import SafetensorError
 
@@ -25,11 +27,11 @@ class SaveFailed(Exception):
 
 @dataclass(frozen=True)
 class Saved:
-    """A published checkpoint; `complaint` tells which older one could not be removed, if any."""
+    """A published checkpoint; `complaints` tell which older ones could not be removed."""
 
     step: int
     path: Path
-    complaint: str | None
+    complaints: list[str]
 
 
 class Saver:
@@ -60,9 +62,13 @@ class Saver:
         `documents` are JSON files beside the state (`trainer.json`, `lanes.json`), the same on every rank.
         """
         assert not self.busy, "one save at a time"
-        self._copy.take(self._engine.fragments())
         self._step, self._documents, self._publishing = step, documents, False
-        self._task = _Task(self._write)
+        try:
+            self._copy.take(self._engine.fragments())
+        except RuntimeError as error:  # no memory for the copy on this rank, which the others hear of in `advance`
+            self._task = _Task(partial(_refuse, str(error)))
+        else:
+            self._task = _Task(self._write)
 
     def advance(self) -> Saved | None:
         """Goes on once all ranks have written: first to publishing, on rank 0, and then to the end.
@@ -101,16 +107,12 @@ class Saver:
         # Every rank makes the folder: waiting for rank 0 to make it would be one more thing to agree on.
         (self._temporary / STATE_DIRECTORY).mkdir(parents=True, exist_ok=True)
         path = self._copy.write(self._temporary, self._engine.rank, self._engine.world_size)
-        return {f"{STATE_DIRECTORY}/{path.name}": checkpoint.describe(path)}
+        return {f"{STATE_DIRECTORY}/{path.name}": checkpoint.describe(checkpoint.sync(path))}
 
-    def _publish(self, files: Mapping[str, list[Any]]) -> list[str | None]:
-        """The new checkpoint's name, and what retention complains of."""
+    def _publish(self, files: Mapping[str, list[Any]]) -> list[Any]:
+        """The new checkpoint's name, and what retention complains of: too many checkpoints are no reason to stop."""
         path = checkpoint.publish(self._run_directory, self._step, self._documents, files)
-        try:
-            checkpoint.apply_retention(self._run_directory, self._retention, self._metric)
-        except OSError as error:  # too many checkpoints are no reason to stop
-            return [path.name, str(error)]
-        return [path.name, None]
+        return [path.name, checkpoint.apply_retention(self._run_directory, self._retention, self._metric)]
 
 
 class _Task(threading.Thread):
@@ -129,4 +131,9 @@ class _Task(threading.Thread):
         except (OSError, SafetensorError) as error:
             self.error = str(error)
         except Exception as error:  # whatever it is, the other ranks must hear of it and not wait
+            traceback.print_exc()
             self.error = repr(error)
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise OSError(reason)

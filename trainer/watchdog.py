@@ -22,21 +22,26 @@ from pathlib import Path
 from trainer.config import HangConfig
 
 HEARTBEATS = "heartbeats"
+GAVE_UP = 75  # the exit status of a process that hung: EX_TEMPFAIL of sysexits.h, "try again later"
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_BETWEEN_HEARTBEATS = 10.0
 _USUAL_OF = 50  # steps
+_SECONDS_FOR_A_FILE = 5.0
+_LOOKS_FOR_THE_OTHERS = 3
 
 
 def end_process(message: str) -> None:
     """Says why and ends the process, whatever its other threads are stuck in."""
-    print(message, file=sys.stderr, flush=True)
-    os._exit(1)
+    try:
+        print(message, file=sys.stderr, flush=True)
+    finally:
+        os._exit(GAVE_UP)
 
 
 class Watchdog:
     """Watches one rank from a thread; `beat` says that a step is done. `give_up` gets the message and ends the process.
 
-    Until two steps are done, and in a longer phase such as validation, only `minutes` counts.
+    Before the second step, and in validation and saving, `phase_minutes` counts.
     """
 
     def __init__(self, run_directory: Path, rank: int, config: HangConfig, give_up: Callable[[str], None]) -> None:
@@ -78,21 +83,23 @@ class Watchdog:
     @property
     def limit(self) -> float:
         """Seconds without progress after which the rank counts as hung."""
-        least = 60 * self._config.minutes
-        if self._phase != "training" or len(self._step_seconds) < 2:
-            return least
-        return max(least, self._config.factor * statistics.median(self._step_seconds))
+        if self._phase != "training" or not self._step_seconds:
+            return 60 * self._config.phase_minutes
+        return max(60 * self._config.minutes, self._config.factor * statistics.median(self._step_seconds))
 
     def _watch(self) -> None:
-        next_heartbeat = 0.0
+        next_heartbeat, look = 0.0, time.monotonic()
         while not self._closed.wait(_SECONDS_BETWEEN_LOOKS):
             now = time.monotonic()
-            if now >= next_heartbeat:
-                next_heartbeat = now + _SECONDS_BETWEEN_HEARTBEATS
-                self._write_heartbeat()
+            # A process that was suspended has not been silent meanwhile.
+            self._last += max(0.0, now - look - 2 * _SECONDS_BETWEEN_LOOKS)
+            look = now
             if now - self._last > self.limit:
                 self._end(now - self._last)
                 return
+            if now >= next_heartbeat:
+                next_heartbeat = now + _SECONDS_BETWEEN_HEARTBEATS
+                _without_waiting(self._write_heartbeat)
 
     def _write_heartbeat(self) -> None:
         beat = {"step": self._step, "phase": self._phase, "time": time.time()}
@@ -101,14 +108,25 @@ class Watchdog:
             temporary.write_text(json.dumps(beat | {"host": socket.gethostname(), "pid": os.getpid()}))
             temporary.replace(self._stem.with_suffix(".json"))
 
+    def _write_stacks(self) -> None:
+        for open_file in (lambda: self._stem.with_suffix(".stacks").open("w"), lambda: os.fdopen(os.dup(2), "w")):
+            with suppress(OSError), open_file() as file:
+                faulthandler.dump_traceback(file)
+
     def _end(self, seconds: float) -> None:
-        stacks = self._stem.with_suffix(".stacks")
-        faulthandler.dump_traceback(sys.stderr)
-        with suppress(OSError), stacks.open("w") as file:
-            faulthandler.dump_traceback(file)
+        _without_waiting(self._write_stacks)
+        # The other ranks are about to notice as well: they leave their stacks before anybody ends them.
+        time.sleep(_LOOKS_FOR_THE_OTHERS * _SECONDS_BETWEEN_LOOKS)
         self._give_up(
             f"dragoman: rank {self._rank} on {socket.gethostname()} has made no progress for {seconds:.0f} s in the "
-            f"phase {self._phase!r} after step {self._step}; the stacks of its threads are in {stacks}. The same "
-            "command goes on from the newest checkpoint; `hang.minutes` and `hang.factor` bound how long a rank may "
-            "be silent."
+            f"phase {self._phase!r} after step {self._step}; the stacks of its threads are in "
+            f"{self._stem.with_suffix('.stacks')}. The same command goes on from the newest checkpoint; "
+            "`hang.minutes`, `hang.factor` and `hang.phase_minutes` bound how long a rank may be silent."
         )
+
+
+def _without_waiting(write: Callable[[], None]) -> None:
+    """Runs `write` in a thread of its own and leaves it after a while: a dead file system may never answer."""
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(_SECONDS_FOR_A_FILE)

@@ -61,7 +61,7 @@ class TinyRun:
         return model
 
     def publish(self, step: int, model: Transformer, score: float | None = None) -> Path:
-        documents = {"trainer.json": {"num_updates": step, "score": score, "metric": "bleu"}}
+        documents = {"trainer.json": {"num_updates": step, "score": score, "metric": "bleu"}, "lanes.json": {}}
         saver = Saver(self.directory, SavingEngine(model), CheckpointConfig(keep_last=99), "bleu")  # type: ignore[arg-type]
         saver.begin(step, documents)
         return saver.finish().path

@@ -115,6 +115,11 @@ def flip_byte(path: Path) -> None:
         (lambda path: (path / "manifest.json").write_text("{"), "manifest.json cannot be read"),
         (lambda path: (path / "manifest.json").unlink(), "manifest.json cannot be read"),
         (lambda path: rewrite_manifest(path, "../../config.yaml"), "outside the checkpoint"),
+        (lambda path: rewrite_manifest(path, "../config.yaml"), "outside the checkpoint"),
+        (lambda path: rewrite_manifest(path, ".."), "outside the checkpoint"),
+        (lambda path: (path / "manifest.json").write_text('{"format": 1, "files": {}}'), "trainer.json is not in"),
+        (lambda path: (path / "manifest.json").write_text('{"format": 1, "files": 5}'), "cannot be read"),
+        (lambda path: (path / "manifest.json").write_text('{"format": 9, "files": {}}'), "format 9"),
         (lambda path: rewrite_manifest(path, "/etc/passwd"), "outside the checkpoint"),
     ],
 )

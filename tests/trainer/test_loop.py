@@ -148,6 +148,13 @@ def test_after_bad_steps_in_a_row_it_goes_back_and_on_with_the_data(tmp_path: Pa
     assert (saved["step"], saved["rollbacks"], saved["lr_scale"]) == (2, 1, 0.5)
 
 
+def test_no_checkpoint_is_made_amid_bad_steps(tmp_path: Path) -> None:
+    """It would be the newest, and going back to it would bring back what the bad steps came from."""
+    loop = make_loop(tmp_path, FakeEngine(skipped={4, 5, 6}), max_steps=8)
+    loop.run()
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [checkpoint.name_of(s) for s in (2, 7, 8)]
+
+
 def test_rollbacks_are_counted_and_end(tmp_path: Path) -> None:
     bad_steps = BadStepsConfig(max_in_a_row=3, max_rollbacks=2)
     engine = FakeEngine(skipped=set(range(3, 100)))
