@@ -210,10 +210,10 @@ class Loop:
 
     def _diverged(self) -> NoReturn:
         raise UserError(
-            f"training has diverged: {self.progress.bad_steps} steps in a row up to step {self.progress.step} could not "
-            f"be learnt from, after {self.progress.rollbacks} rollbacks; lower `optimizer.peak_lr` "
+            f"training has diverged: {self.progress.bad_steps} steps in a row up to step {self.progress.step} could "
+            f"not be learnt from, after {self.progress.rollbacks} rollbacks; lower `optimizer.peak_lr` "
             f"({self.config.optimizer.peak_lr}) and start the same command again: it goes on from the newest "
-            f"checkpoint that there is."
+            "checkpoint that there is."
         )
 
     def _report(self, result: StepResult, rate: float) -> None:
