@@ -171,6 +171,14 @@ def time_resume(prepared: "Prepared", data: DataConfig, store: "Store", step: in
         return round(time.perf_counter() - start, 4)
 
 
+def forget(store: "Store") -> None:
+    """Takes a store out of the system's cache; what comes from it then comes from the disk."""
+    for path in store.directory.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def measure_memory(prepared: "Prepared", data: DataConfig, num_pairs: int) -> dict[str, Any]:
     """MB of this process and its workers while so many pairs are streamed; `anonymous` leaves mapped files out, which
     the processes share with each other and with the system's cache."""
@@ -203,6 +211,8 @@ def measure(kind: str, data: DataConfig, arguments: argparse.Namespace) -> dict[
         with closing(feed(prepared, of_mode)) as training_data:
             report[mode] |= time_feed(training_data, arguments.seconds)
         store = large_store(prepared, arguments.work / kind, arguments.large_pairs)
+        forget(store)
+        report[mode]["resume_seconds_from_a_cold_disk"] = time_resume(prepared, of_mode, store, FAR_STEPS[1])
         for num_lanes in LANES:
             lanes = replace(of_mode, num_lanes=num_lanes)
             seconds = {str(step): time_resume(prepared, lanes, store, step) for step in FAR_STEPS}

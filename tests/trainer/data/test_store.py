@@ -1,5 +1,7 @@
 import errno
+import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 
 from trainer.data import store as store_module
 from trainer.data.sentences import Side, token_index
-from trainer.data.store import TEXT_DTYPE, Store, token_dtype, writing_store
+from trainer.data.store import TEXT_DTYPE, Store, read_ahead, token_dtype, writing_store
 
 SOURCES = [[5, 6, 3], [7, 3], [8, 9, 10, 3]]
 TARGETS = [[11, 3], [12, 13, 14, 3], [15, 3]]
@@ -123,3 +125,14 @@ def test_a_store_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     assert opened(tmp_path / "store").manifest.dtype == "uint16"
     write(tmp_path / "store", "uint32")
     assert opened(tmp_path / "store").manifest.dtype == "uint32"
+
+
+@pytest.mark.parametrize(("memory_pages", "is_read"), [(1 << 20, True), (1, False)])
+def test_a_store_is_read_ahead_where_it_fits(
+    make_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch, memory_pages: int, is_read: bool
+) -> None:
+    advised: list[int] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, start, length, advice: advised.append(advice))
+    monkeypatch.setattr(os, "sysconf", lambda name: memory_pages if name == "SC_PHYS_PAGES" else 4096)
+    read_ahead([make_store(500)])
+    assert advised == ([os.POSIX_FADV_WILLNEED] * 4 if is_read else [])

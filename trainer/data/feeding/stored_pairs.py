@@ -13,7 +13,7 @@ from trainer.data.encoding import EncodedPairs
 from trainer.data.feeding.lane_reader import Pending
 from trainer.data.sentences import IntArray, Side, token_index
 from trainer.data.shuffling import Draws
-from trainer.data.store import Store, Table
+from trainer.data.store import Store, Table, read_ahead
 
 
 class StoredPairs:
@@ -23,6 +23,7 @@ class StoredPairs:
     chunk_pairs = 4096
 
     def __init__(self, stores: Sequence[Store]) -> None:
+        read_ahead(stores)
         self._manifests = [store.manifest for store in stores]
         self._sources, self._targets = [store.source for store in stores], [store.target for store in stores]
 

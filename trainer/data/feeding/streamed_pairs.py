@@ -16,7 +16,7 @@ from trainer.data.feeding.lane_reader import Pending
 from trainer.data.feeding.lanes import Order
 from trainer.data.sentences import IntArray
 from trainer.data.shuffling import Draws
-from trainer.data.store import Store, Table
+from trainer.data.store import Store, Table, read_ahead
 from trainer.data.worker_processes import death_is_told, worker_pool
 from trainer.errors import UserError
 
@@ -56,6 +56,7 @@ class StreamedPairs:
     chunk_pairs = 512
 
     def __init__(self, stores: Sequence[Store], encoder: PairEncoder, order: Order, num_workers: int) -> None:
+        read_ahead(stores)
         self._manifests = [store.manifest for store in stores]
         self._order, self._num_workers = order, num_workers
         self._read = TextReader(stores, encoder)
