@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer.config import Config
 from trainer.data.config import CorpusConfig
+from trainer.data.corpora.sources import corpus_name
 from trainer.errors import UserError
 
 
@@ -47,8 +48,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.max_length": (lambda value: value >= 2, "at least 2 (one piece and the end of the sentence)"),
     "data.micro_batches_per_step": _at_least(1),
     "data.num_lanes": _at_least(1),
-    "data.window": _at_least(1),
-    "data.prefetch": _at_least(0),
+    "data.window": (lambda value: 1 <= value <= 1 << 20, "at least 1 and at most 1,048,576 (memory in every lane)"),
+    "data.prefetch": _at_least(1),
     "data.workers": _at_least(1),
     "optimizer.peak_lr": _POSITIVE,
     "optimizer.final_lr": _at_least(0),
@@ -181,7 +182,7 @@ def _check_corpora(config: Config) -> None:
     for path in ("train", "valid"):
         for index, corpus in enumerate(getattr(config.data, path)):
             _check_corpus(f"data.{path}.{index}", corpus)
-    names = Counter(corpus.name for corpus in config.data.valid if corpus.name is not None)
+    names = Counter(map(corpus_name, config.data.valid))
     for name, count in names.items():
         if count > 1:
             raise UserError(

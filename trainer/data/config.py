@@ -95,7 +95,8 @@ class DataConfig:
     `max_length` bounds a training sentence in tokens on either side, eos included. `max_tokens` is the target budget
     of a micro-batch, `max_source_tokens` the source budget (None: chosen from the length ratio of the data).
     `micro_batches_per_step` counts over all ranks; it and `num_lanes` must be multiples of the world size.
-    `window` is how many pairs a lane shuffles at a time.
+    `window` is how many pairs of all corpora a lane mixes at a time; the pairs of each corpus are shuffled as a whole
+    whatever it is. `prefetch` is how many micro-batches are made ahead.
     `cache` is the folder of the prepared data (None: `<run.directory>/data`).
     """
 

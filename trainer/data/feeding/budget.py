@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from trainer.data.config import DataConfig
 
 _MULTIPLE = 64
+_MAX_RATIO = 4.0
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,12 @@ def choose_budget(config: DataConfig, mean_lengths: NDArray[np.float64], shares:
 
     `mean_lengths` is (corpora, 2): tokens of the source and of the target of a pair; `shares` are those of the corpora.
     Without `data.max_source_tokens` the source budget stands to `data.max_tokens` as the lengths of the two sides to
-    each other, so that both fill together. The bound on sentences, 1.5 times what the mean length makes likely, is
-    there for the static shape; micro-batches of random pairs do not reach it.
+    each other, so that both fill together, but is at most four times as large: what is beyond is no translation. The
+    bound on sentences, 1.5 times what the mean length makes likely, is there for the static shape; micro-batches of
+    random pairs do not reach it.
     """
     source, target = np.array(shares) @ mean_lengths
-    max_source = config.max_source_tokens or max(config.max_length, 8 * round(config.max_tokens * source / target / 8))
+    ratio = min(source / target, _MAX_RATIO)
+    max_source = config.max_source_tokens or max(config.max_length, 8 * round(config.max_tokens * ratio / 8))
     max_sentences = 8 * int(np.ceil((1.5 * config.max_tokens / target + 8) / 8))
     return Budget(max_source, config.max_tokens, max_sentences, config.max_length)

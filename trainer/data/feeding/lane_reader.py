@@ -102,7 +102,7 @@ def _chunks(order: Order, lane: int, state: LaneState, chunk_pairs: int) -> Iter
         while first < order.window:
             yield replace(state, consumed=first), window.part(first, first + size)
             first, size = first + size, chunk_pairs
-        state = order.next_window(state)
+        state = order.next_window(lane, state)
 
 
 class _Chunk:

@@ -62,7 +62,7 @@ class Order:
 
     def draw(self, lane: int, state: LaneState) -> Draws:
         """The window at `state` in reading order."""
-        counts = self._counts(state)
+        counts = self._counts(lane, state)
         corpus_N = np.repeat(np.arange(len(counts)), counts)
         positions = [np.arange(at, at + n) for at, n in zip(state.positions, counts, strict=True)]
         draws = shuffled(corpus_N, lane + self.num_lanes * np.concatenate(positions), self.sizes, self._row_keys)
@@ -71,9 +71,9 @@ class Order:
         order_N = shuffled(np.zeros_like(place_N), place_N, [self.window], [window_key]).row_N
         return Draws(draws.corpus_N[order_N], draws.row_N[order_N], draws.pass_N[order_N])
 
-    def next_window(self, state: LaneState) -> LaneState:
+    def next_window(self, lane: int, state: LaneState) -> LaneState:
         """The start of the window after the one at `state`."""
-        positions = (at + count for at, count in zip(state.positions, self._counts(state), strict=True))
+        positions = (at + count for at, count in zip(state.positions, self._counts(lane, state), strict=True))
         return LaneState(state.window + 1, 0, tuple(positions))
 
     def sampling_seeds(self, draws: Draws) -> NDArray[np.uint64]:
@@ -89,20 +89,30 @@ class Order:
     @cached_property
     def _share_units(self) -> list[int]:
         """The shares in whole units, so that rounding, which may differ between machines, never decides a draw."""
-        units = [round(share * _SHARE_UNITS) for share in self.shares.tolist()]
+        units = [max(1, round(share * _SHARE_UNITS)) for share in self.shares.tolist()]
         units[int(np.argmax(units))] += _SHARE_UNITS - sum(units)
         return units
 
-    def _counts(self, state: LaneState) -> list[int]:
-        """Pairs of each corpus in the window: what each lacks of its exact share so far, in whole pairs."""
+    def _lead(self, lane: int, corpus: int) -> int:
+        """How far a lane runs ahead of the corpus's share, between -1/2 and 1/2 pairs, in units.
+
+        Evenly different between the lanes: with the same for all, they would meet a small corpus in the same window.
+        """
+        turn = (lane + corpus) % self.num_lanes
+        return (2 * turn + 1 - self.num_lanes) * _SHARE_UNITS // (2 * self.num_lanes)
+
+    def _counts(self, lane: int, state: LaneState) -> list[int]:
+        """Pairs of each corpus in the window: what each lacks of its share so far, rounded; the largest has the rest."""
         drawn = self.window * (state.window + 1)
-        lacking = [u * drawn - at * _SHARE_UNITS for u, at in zip(self._share_units, state.positions, strict=True)]
-        counts = [max(0, lack // _SHARE_UNITS) for lack in lacking]
-        while missing := self.window - sum(counts):
-            owed = [lack - count * _SHARE_UNITS for lack, count in zip(lacking, counts, strict=True)]
-            if missing > 0:
-                counts[owed.index(max(owed))] += 1
-            else:
-                least = min(o for o, count in zip(owed, counts, strict=True) if count)
-                counts[next(c for c, o in enumerate(owed) if o == least and counts[c])] -= 1
+        lacking = [
+            units * drawn - at * _SHARE_UNITS + self._lead(lane, corpus)
+            for corpus, (units, at) in enumerate(zip(self._share_units, state.positions, strict=True))
+        ]
+        counts = [max(0, (lack + _SHARE_UNITS // 2) // _SHARE_UNITS) for lack in lacking]
+        largest = self._share_units.index(max(self._share_units))
+        counts[largest] = 0
+        counts[largest] = max(0, self.window - sum(counts))
+        while sum(counts) > self.window:  # where a window has less room than there are corpora
+            owed = {corpus: lacking[corpus] - count * _SHARE_UNITS for corpus, count in enumerate(counts) if count}
+            counts[min(owed, key=lambda corpus: owed[corpus])] -= 1
         return counts
