@@ -1,6 +1,7 @@
 """The files of a corpus: found by path, glob or address, opened, decompressed, told apart from earlier versions."""
 
 import bz2
+import errno
 import glob
 import lzma
 import os
@@ -24,6 +25,8 @@ from trainer.data.corpora.remote_files import (
 from trainer.errors import Unavailable, UserError
 
 _READ_BYTES = 1 << 16
+# What a local disk, a network file system or a full memory says and may not say at the next start.
+_PASSING = {errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT, errno.ENFILE, errno.EMFILE}
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
     ".bz2": bz2.BZ2Decompressor,
@@ -79,7 +82,7 @@ def file_identity(path: str) -> list[Any]:
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Turns whatever goes wrong with a file into a UserError that names it."""
+    """Turns whatever goes wrong with a file into a UserError that names it, Unavailable for what may pass."""
     try:
         yield
     except UserError:
@@ -93,11 +96,17 @@ def naming(path: str) -> Iterator[None]:
         if is_missing(error):
             raise UserError(f"the corpus file {path} does not exist: correct its path.") from None
         cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-        if is_remote(path) and not is_lasting(error):
+        if _may_pass(error, path):
             raise Unavailable(
                 f"{path} cannot be read: {first_line(cause)}; start again when it can be reached."
             ) from error
         raise UserError(f"{path} cannot be read: {first_line(cause)}.") from error
+
+
+def _may_pass(error: Exception, path: str) -> bool:
+    if is_remote(path):
+        return not is_lasting(error)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _PASSING)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """Datasets of the Hugging Face Hub, streamed; the one door to `datasets`."""
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from trainer.data.config import CorpusConfig
@@ -14,15 +15,15 @@ _TIMEOUT_SECONDS = 10.0
 
 
 def read_hub(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
-    """Blocks of pairs from one split of a dataset; nothing of it is kept on the disk.
+    """Blocks of pairs from one split of a dataset, as `hub_revision` has it; nothing of it is kept on the disk.
 
     Raises UserError, naming the dataset and where it applies the row, for what the Hub does not give or is no text.
     """
     assert corpus.hub is not None
-    _check_hub(corpus.hub)
+    revision = hub_revision(corpus.hub)
     first_row = 1
     try:
-        for table in _open(corpus).with_format("arrow").iter(batch_size=BATCH_ROWS):
+        for table in _open(corpus, revision).with_format("arrow").iter(batch_size=BATCH_ROWS):
             for batch in table.to_batches():
                 yield read_batch(batch, corpus, corpus.hub, first_row)
                 first_row += batch.num_rows
@@ -30,36 +31,26 @@ def read_hub(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
         raise
     except Exception as error:
         # Arrow, fsspec and the Hub's client each raise types of their own.
-        if first_row == 1:  # most likely a wrong name
+        if first_row == 1 and _is_lasting(error):
             raise UserError(f"the Hub's dataset {corpus.hub} cannot be read: {first_line(error)}.") from error
+        beyond = f" beyond row {first_row - 1}" if first_row > 1 else ""
         raise Unavailable(
-            f"the Hub's dataset {corpus.hub} cannot be read beyond row {first_row - 1} ({first_line(error)}): start "
+            f"the Hub's dataset {corpus.hub} cannot be read{beyond} ({first_line(error)}): start "
             "again when the network is back; what is prepared already is kept."
         ) from error
 
 
-def _open(corpus: CorpusConfig) -> Any:
-    # Imported where needed: it takes two seconds, which commands that read no data should not cost.
-    import datasets
-    import pyarrow.dataset
+@cache
+def hub_revision(name: str) -> str | None:
+    """The commit that a dataset is at; the same one for the life of this process, so that no two can be mixed.
 
-    datasets.config.STREAMING_READ_MAX_RETRIES = _RETRIES
-    datasets.config.STREAMING_OPEN_MAX_RETRIES = _RETRIES
-    builder = datasets.load_dataset_builder(corpus.hub, corpus.config)
-    if hasattr(builder.config, "fragment_scan_options"):
-        # A Parquet file that is fetched ahead of its reader stays in memory as a whole.
-        builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
-        builder.config.batch_size = BATCH_ROWS
-    return builder.as_streaming_dataset(split=corpus.split)
-
-
-def _check_hub(name: str) -> None:
-    """One short question before `datasets` asks with its many retries."""
+    One short question before `datasets` asks with its many retries. Raises UserError for what the Hub does not give.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
-        HfApi().dataset_info(name, timeout=_TIMEOUT_SECONDS)
+        return HfApi().dataset_info(name, timeout=_TIMEOUT_SECONDS).sha
     except (RepositoryNotFoundError, GatedRepoError, HFValidationError) as error:
         raise UserError(f"the Hub gives no dataset {name!r}: {first_line(error)}.") from error
     except Exception as error:
@@ -67,3 +58,33 @@ def _check_hub(name: str) -> None:
             f"the Hub cannot be reached for the dataset {name} ({type(error).__name__}): prepare the data "
             "where there is a network, or give the text as local files (`source` and `target`, or `parquet`)."
         ) from error
+
+
+def _open(corpus: CorpusConfig, revision: str | None) -> Any:
+    # Imported where needed: it takes two seconds, which commands that read no data should not cost.
+    import datasets
+    import pyarrow.dataset
+    from datasets.packaged_modules.cache.cache import Cache
+
+    datasets.config.STREAMING_READ_MAX_RETRIES = _RETRIES
+    datasets.config.STREAMING_OPEN_MAX_RETRIES = _RETRIES
+    builder = datasets.load_dataset_builder(corpus.hub, corpus.config, revision=revision)
+    if isinstance(builder, Cache):  # of any revision; `datasets` takes it when the network fails
+        raise ConnectionError("the Hub gave no answer")
+    if hasattr(builder.config, "fragment_scan_options"):
+        # A Parquet file that is fetched ahead of its reader stays in memory as a whole.
+        builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
+        builder.config.batch_size = BATCH_ROWS
+    return builder.as_streaming_dataset(split=corpus.split)
+
+
+def _is_lasting(error: Exception) -> bool:
+    """Whether asking again is of no use, as for an unknown configuration or split.
+
+    A FileNotFoundError may be the Hub's silence: its client then looks for the file in its cache.
+    """
+    from datasets.data_files import EmptyDatasetError
+    from datasets.exceptions import DatasetsError
+
+    lasting = (ValueError, RuntimeError, ImportError, PermissionError, DatasetsError, EmptyDatasetError)
+    return isinstance(error, lasting)

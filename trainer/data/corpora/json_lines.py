@@ -13,7 +13,8 @@ from trainer.errors import UserError
 def read_jsonl(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
     """Blocks of pairs from the keys `columns`, or from the entries `languages` of an object `translation`.
 
-    A null is an empty text. Raises UserError, naming file and line, for a line without two texts.
+    A null is an empty text; blank lines are left out. Raises UserError, naming file and line, for a line without two
+    texts.
     """
     assert corpus.jsonl is not None
     for path in find_files(corpus.jsonl):
@@ -24,14 +25,15 @@ def read_jsonl(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
             except (ValueError, KeyError, TypeError, AttributeError):
                 # Looked for once more, line by line, so that the good lines need not count.
                 for number, line in enumerate(lines, lines_before + 1):
-                    _check_line(line, corpus, f"{path}, line {number}")
+                    if line.strip():
+                        _check_line(line, corpus, f"{path}, line {number}")
                 raise
             lines_before += len(lines)
 
 
 def _read_block(lines: list[str], corpus: CorpusConfig) -> tuple[list[str], list[str]]:
     first, second = corpus.columns or corpus.languages or ("", "")
-    rows = [json.loads(line) for line in lines]
+    rows = [json.loads(line) for line in lines if line.strip()]
     if corpus.languages:
         rows = [row.get("translation", row) for row in rows]
     sources, targets = ([_text(row[key]) for row in rows] for key in (first, second))

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from trainer.data.config import CorpusConfig
 from trainer.data.corpora import phrasebook
 from trainer.data.corpora.files import check_files, file_identity, find_files
-from trainer.data.corpora.hub import read_hub
+from trainer.data.corpora.hub import hub_revision, read_hub
 from trainer.data.corpora.json_lines import read_jsonl
 from trainer.data.corpora.tables import read_parquet
 from trainer.data.corpora.text_files import read_parallel, read_tsv
@@ -83,6 +83,11 @@ def source_identity(corpus: CorpusConfig) -> dict[str, Any]:
         modules = sorted(Path(str(_builtin(corpus).__file__)).parent.glob(f"{corpus.builtin}*.py"))
         identity["code"] = hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
     return identity | {way: [file_identity(p) for p in find_files(path)] for way, path in _patterns(corpus).items()}
+
+
+def source_revision(corpus: CorpusConfig) -> str | None:
+    """Which revision of a Hub's dataset this process reads, None for every other corpus; asks the Hub once."""
+    return hub_revision(corpus.hub) if corpus.hub else None
 
 
 def _patterns(corpus: CorpusConfig) -> dict[str, str]:

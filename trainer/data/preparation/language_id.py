@@ -8,22 +8,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from trainer.errors import UserError
+from trainer.errors import Unavailable, UserError
 
 Identifier = Callable[[list[str]], Sequence[str]]
 _SETTING = "`data.filters.language_id`"
 
 
 def identify(address: str, texts: list[str]) -> list[str]:
-    """The language code of each text; raises UserError where the identifier fails or miscounts."""
+    """The language code of each text.
+
+    Raises UserError where the identifier miscounts, Unavailable where it fails, maybe only for want of memory.
+    """
     if not texts:
         return []
     identifier = load_identifier(address)
     try:
         codes = list(identifier(texts))
     except Exception as error:
-        raise UserError(
-            f"{_SETTING} ({address}) failed on {len(texts):,} texts with {_told(error)}: mend it."
+        raise Unavailable(
+            f"{_SETTING} ({address}) failed on {len(texts):,} texts with {_told(error)}: mend it and start again; what "
+            "is prepared already is kept."
         ) from error
     if len(codes) != len(texts):
         raise UserError(
@@ -35,12 +39,15 @@ def identify(address: str, texts: list[str]) -> list[str]:
 
 @functools.cache
 def load_identifier(address: str) -> Identifier:
-    """Imports the function, once per process; raises UserError where there is none at the address."""
+    """Imports the function, once per process; raises UserError where there is none at the address.
+
+    That is Unavailable where the import fails, because a worker may lack the memory for what another could load.
+    """
     place, _, name = address.rpartition(":")
     try:
         module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except Exception as error:
-        raise UserError(
+        raise Unavailable(
             f"{_SETTING} is {address!r}, but {place} cannot be imported ({_told(error)}): give the function as "
             "module:function or path/file.py:function."
         ) from error

@@ -1,6 +1,7 @@
 """Files are found, decompressed and told apart; what cannot be read to its end is named."""
 
 import bz2
+import errno
 import gzip
 import lzma
 import os
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from trainer.data.corpora.files import check_files, file_identity, find_files, read_bytes
-from trainer.errors import UserError
+from trainer.data.corpora.files import check_files, file_identity, find_files, naming, read_bytes
+from trainer.errors import Unavailable, UserError
 
 CONTENT = b"".join(b"line %d\n" % (n * 7919) for n in range(20_000))
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
@@ -48,6 +49,24 @@ def test_a_file_that_is_cut_off_is_named(suffix: str, missing: int, tmp_path: Pa
     path.write_bytes(COMPRESSORS[suffix](CONTENT)[:-missing])
     with pytest.raises(UserError, match=rf"a\.{suffix} is cut off"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("failure", "may_pass"),
+    [
+        (OSError(errno.EIO, "Input/output error"), True),
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (MemoryError(), True),
+        (OSError("Invalid data stream"), False),
+        (EOFError(), False),
+        (FileNotFoundError(errno.ENOENT, "No such file"), False),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+    ],
+)
+def test_what_may_pass_keeps_what_is_finished(failure: Exception, may_pass: bool) -> None:
+    with pytest.raises(UserError, match=r"a\.en ") as told, naming("a.en"):
+        raise failure
+    assert isinstance(told.value, Unavailable) == may_pass
 
 
 @pytest.mark.parametrize("suffix", COMPRESSORS)

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from datasets.packaged_modules.cache.cache import Cache
 
 from trainer.data.config import CorpusConfig
 from trainer.data.corpora import hub
-from trainer.data.corpora.sources import read_pairs, source_identity
-from trainer.errors import UserError
+from trainer.data.corpora.sources import read_pairs, source_identity, source_revision
+from trainer.errors import Unavailable, UserError
 
 PAIRS = [(f"word {n}", f"Wort {n}") for n in range(10)]
 
@@ -33,7 +35,7 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         f"  - {{split: {split}, path: de-en/{split}-*}}\n" for split in ("train", "validation")
     )
     (folder.parent / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
-    monkeypatch.setattr(hub, "_check_hub", lambda name: None)
+    monkeypatch.setattr(hub, "hub_revision", lambda name: None)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     return str(folder.parent)
 
@@ -59,8 +61,9 @@ def test_all_shards_of_a_split_are_read(dataset: str, monkeypatch: pytest.Monkey
     ],
 )
 def test_what_a_dataset_lacks_is_told(settings: dict[str, Any], message: str, dataset: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as refused:
         read(dataset, **settings)
+    assert not isinstance(refused.value, Unavailable)
 
 
 def test_a_network_that_goes_away_is_told_with_the_row(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,9 +75,52 @@ def test_a_network_that_goes_away_is_told_with_the_row(dataset: str, monkeypatch
             yield pyarrow.table({"translation": [{"de": "eins", "en": "one"}] * 3})
             raise ConnectionError("Server Disconnected")
 
-    monkeypatch.setattr(hub, "_open", lambda corpus: Rows())
+    monkeypatch.setattr(hub, "_open", lambda corpus, revision: Rows())
     with pytest.raises(UserError, match=r"beyond row 3 \(Server Disconnected\): start again when the network is back"):
         read(dataset)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [ConnectionError("reset"), TimeoutError(), OSError("502 Bad Gateway"), FileNotFoundError("not in the cache")],
+)
+def test_a_hiccup_before_the_first_row_keeps_what_is_finished(
+    failure: Exception, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **settings: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr("datasets.load_dataset_builder", fail)
+    with pytest.raises(Unavailable, match=r"cannot be read \(.*\): start again"):
+        read(dataset)
+
+
+def test_an_old_copy_in_the_cache_is_not_taken_for_the_dataset(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = object.__new__(Cache)
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda *arguments, **settings: cached)
+    with pytest.raises(Unavailable, match="the Hub gave no answer"):
+        read(dataset)
+
+
+def test_all_readings_are_of_the_revision_that_was_found_first(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    commits, loaded = iter(["first", "second"]), []
+
+    def load(*arguments: Any, revision: str) -> None:
+        loaded.append(revision)
+        pytest.fail("it need not be read")
+
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi.dataset_info", lambda *arguments, **settings: SimpleNamespace(sha=next(commits))
+    )
+    monkeypatch.setattr("datasets.load_dataset_builder", load)
+    corpus = CorpusConfig(hub="some/changing", config="de-en", languages=("en", "de"))
+    for _ in range(2):
+        with pytest.raises(pytest.fail.Exception):
+            next(read_pairs(corpus))
+    assert loaded == ["first", "first"]
+    assert source_revision(corpus) == "first"
+    assert source_revision(CorpusConfig(source="a.en", target="a.de")) is None
 
 
 def test_a_hub_that_cannot_be_reached_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

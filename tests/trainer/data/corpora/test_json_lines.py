@@ -27,11 +27,18 @@ def test_the_texts_of_two_languages(tmp_path: Path) -> None:
     assert read(tmp_path / "a.jsonl", *rows, languages=("en", "de")) == [("one", "eins"), ("one", "eins")]
 
 
+@pytest.mark.parametrize("settings", [{"columns": ("en", "de")}, {"languages": ("en", "de")}])
+def test_blank_lines_are_left_out_and_counted(settings: dict[str, tuple[str, str]], tmp_path: Path) -> None:
+    rows = ["", GOOD, " \t", "", GOOD, "", ""]
+    assert read(tmp_path / "a.jsonl", *rows, **settings) == [("one", "eins")] * 2
+    with pytest.raises(UserError, match=r"a\.jsonl, line 8 is not valid JSON"):
+        read(tmp_path / "a.jsonl", *rows, "{", **settings)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ('{"en": "one", ', "is not valid JSON"),
-        ("", "is not valid JSON"),
         ('{"en": "one", "fr": "un"}', "has no key 'de', but 'en', 'fr'"),
         ('{"en": "one", "de": 1}', "'de' must be a text, but is 1"),
         ('{"en": "one", "de": ["eins"]}', r"'de' must be a text, but is \[\"eins\"\]"),

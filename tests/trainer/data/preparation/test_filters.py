@@ -11,7 +11,7 @@ import pytest
 
 from trainer.data.config import FilterConfig
 from trainer.data.preparation.filters import REASONS, PairFilter
-from trainer.errors import UserError
+from trainer.errors import Unavailable, UserError
 
 OFF = FilterConfig(empty=False, max_length_ratio=None, copies=False, min_letters=None)
 SENTENCES = (
@@ -194,6 +194,8 @@ def test_an_identifier_that_fails(identifier: str, texts: list[str], words: str)
         PairFilter(config).judge(texts, ["schön", "schön und gut"])
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+    # What fails may go well at the next start, so that the parts that are finished are worth keeping.
+    assert isinstance(refused.value, Unavailable) == ("failed" in words)
 
 
 def test_filtering_needs_no_torch() -> None:
