@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from trainer.data.store import Store
 
 WORKERS = 2
+SAMPLING = 0.1  # the strength that both papers use
 KINDS = ("bpe", "unigram")
 MODES: tuple[Literal["store", "stream"], ...] = ("store", "stream")
 LANES = (8, 64)
@@ -60,11 +61,16 @@ def time_prepare(data: DataConfig, kind: Any, directory: Path) -> tuple["Prepare
     return prepared, {"pairs": pairs} | ({} if any(prepared.reused) else {"prepare_seconds": round(seconds, 1)})
 
 
-def feed(prepared: "Prepared", data: DataConfig, stores: "tuple[Store, ...] | None" = None) -> "TrainingData":
+def feed(
+    prepared: "Prepared",
+    data: DataConfig,
+    stores: "tuple[Store, ...] | None" = None,
+    sampling: float | None = None,
+) -> "TrainingData":
     from trainer.data.encoding import PairEncoder
     from trainer.data.feeding.feed import Share, TrainingData
 
-    encoder = PairEncoder(prepared.tokenizers, data.max_length) if data.mode == "stream" else None
+    encoder = PairEncoder(prepared.tokenizers, data.max_length, sampling) if data.mode == "stream" else None
     ids, share = prepared.tokenizers.special_ids, Share(0, 1)
     return TrainingData(stores or prepared.stores, data, ids, seed=1, share=share, encoder=encoder)
 
@@ -217,6 +223,8 @@ def measure(kind: str, data: DataConfig, arguments: argparse.Namespace) -> dict[
             lanes = replace(of_mode, num_lanes=num_lanes)
             seconds = {str(step): time_resume(prepared, lanes, store, step) for step in FAR_STEPS}
             report[mode][f"resume_seconds_{num_lanes}_lanes"] = seconds
+    with closing(feed(prepared, of_mode, sampling=SAMPLING)) as training_data:
+        report["stream_with_sampling"] = time_feed(training_data, arguments.seconds)
     report["datasets"] = time_datasets(data, prepared, arguments.seconds)
     if arguments.memory:
         report["memory"] = measure_memory(prepared, of_mode, arguments.memory)
