@@ -75,6 +75,16 @@ def _abandon(under_way: "deque[tuple[Future[None], int]]") -> None:
     wait([future for future, _ in under_way])
 
 
+def keep_parts_of(revision: str | None, folder: Path) -> None:
+    """Removes the parts of another revision of the corpus, and notes this one for the next process; None has none."""
+    note = folder / "revision"
+    if revision is None or (note.exists() and note.read_text() == revision):
+        return
+    for part in folder.glob("part-*"):
+        part.unlink()
+    note.write_text(revision)
+
+
 def regrouped(blocks: Iterable[Block], size: int) -> Iterator[Block]:
     """The same pairs in blocks of exactly `size`, but for the last."""
     sources: list[str] = []
