@@ -17,6 +17,7 @@ from trainer.configuration import CONFIG_FILE, dump, load, require_same_run
 from trainer.data.corpora.sources import check_sources
 from trainer.data.preparation.prepare import TRAINED_TOKENIZERS, Prepared
 from trainer.data.preparation.prepare import prepare as prepare_data
+from trainer.data.preparation.validation import VALIDATION_COPIES
 from trainer.data.tokenizer import TOKENIZER_FILES
 from trainer.errors import UserError
 
@@ -52,26 +53,38 @@ def prepare(config: Config, workers: int | None = None) -> Prepared:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with owning(directory):
-            return _prepare(config, directory, workers)
+            try:
+                return _prepare(config, directory, workers)
+            finally:
+                if is_new:  # while it is owned: another start may have found it just as new
+                    _remove_if_unused(directory)
     except OSError as error:
         if error.errno not in _UNUSABLE:
             raise
         raise UserError(
-            f"`run.directory` is {directory}, but {error.filename} cannot be written ({error.strerror}): name another "
+            f"{_told_folder(config, error)}, but {error.filename} cannot be written ({error.strerror}): name another "
             "folder, or change its permissions."
         ) from error
-    finally:
-        if is_new:
-            _remove_if_unused(directory)
+
+
+def _told_folder(config: Config, error: OSError) -> str:
+    """The setting that is to blame for a path that cannot be written."""
+    path, run, cache = Path(str(error.filename)), config.run.directory, config.data.cache
+    if cache is not None and _on_one_path(path, cache) and not _on_one_path(path, run):
+        return f"`data.cache` is {cache}"
+    return f"`run.directory` is {run}"
+
+
+def _on_one_path(path: Path, folder: str) -> bool:
+    return path.is_relative_to(folder) or Path(folder).is_relative_to(path)
 
 
 def _prepare(config: Config, directory: Path, workers: int | None) -> Prepared:
     path = config_path(directory)
-    if path.exists() and _has_begun(directory):
+    if not _has_begun(directory):  # people look at the data, change a setting and look again
+        _remove_own_tokenizers(config, directory)
+    elif path.exists():
         require_same_run(load(path), config)
-    else:  # nothing has been learnt yet: people look at the data, change a setting and look again
-        for left in tokenizer_paths(directory):
-            left.unlink(missing_ok=True)
     prepared = prepare_data(config.data, config.tokenizer, directory, workers)
     temporary = path.with_name(f".tmp-{path.name}")
     temporary.write_text(dump(config), encoding="utf-8")
@@ -84,6 +97,14 @@ def _has_begun(directory: Path) -> bool:
     return metrics_path(directory).exists() or (directory / "checkpoints").exists()
 
 
+def _remove_own_tokenizers(config: Config, directory: Path) -> None:
+    """Those of an earlier preparation, but not what the user has put there."""
+    given = {Path(path).resolve() for path in (config.tokenizer.path, config.tokenizer.target_path) if path}
+    for left in tokenizer_paths(directory):
+        if left.resolve() not in given:
+            left.unlink(missing_ok=True)
+
+
 def _remove_if_unused(directory: Path) -> None:
     """A new directory in which no run came to be must not be in the way of the next try."""
     if not directory.is_dir() or config_path(directory).exists():
@@ -91,7 +112,7 @@ def _remove_if_unused(directory: Path) -> None:
     for left in (*tokenizer_paths(directory), directory / OWNER):
         left.unlink(missing_ok=True)
     data = directory / "data"
-    if data.is_dir() and all(path.name.startswith(TRAINED_TOKENIZERS) for path in data.iterdir()):
+    if data.is_dir() and all(path.name.startswith((TRAINED_TOKENIZERS, VALIDATION_COPIES)) for path in data.iterdir()):
         shutil.rmtree(data)
     if not any(directory.iterdir()):
         directory.rmdir()

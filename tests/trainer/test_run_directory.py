@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from trainer import configuration
+from trainer.config import Config
 from trainer.errors import UserError
-from trainer.run_directory import owning
+from trainer.run_directory import owning, prepare
 
 HOLD = """
 import sys, time
@@ -36,3 +38,67 @@ def test_one_after_the_other(tmp_path: Path) -> None:
     for _ in range(2):
         with owning(tmp_path):
             pass
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    lines = [f"sentence number {n} of a small corpus" for n in range(200)]
+    for name, text in (("train.en", lines), ("train.de", lines[::-1]), ("dev.en", lines[:3]), ("dev.de", lines[1:4])):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in text))
+    return tmp_path
+
+
+def config_for(folder: Path, *changes: str) -> Config:
+    (folder / "given.yaml").write_text(
+        f"run: {{directory: {folder}/run}}\n"
+        "tokenizer: {kind: bpe, vocab_size: 300}\n"
+        "data:\n"
+        f"  train: [{{source: {folder}/train.en, target: {folder}/train.de}}]\n"
+        f"  valid: [{{source: {folder}/dev.en, target: {folder}/dev.de}}]\n"
+    )
+    return configuration.load(str(folder / "given.yaml"), changes)
+
+
+def test_a_changed_setting_makes_new_tokenizers_but_leaves_those_of_the_user(corpus: Path) -> None:
+    prepare(config_for(corpus))
+    model = corpus / "run" / "tokenizer.model"
+    before = model.read_bytes()
+    prepare(config_for(corpus, "tokenizer.vocab_size=310"))
+    assert model.read_bytes() != before
+    before = model.read_bytes()
+    prepare(config_for(corpus, f"tokenizer.path={model}", "data.max_length=100"))
+    assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize("begun", ["checkpoints", "metrics.jsonl"])
+def test_a_run_that_has_begun_keeps_its_tokenizers_without_its_configuration_too(corpus: Path, begun: str) -> None:
+    prepare(config_for(corpus))
+    (corpus / "run" / "config.yaml").unlink()
+    (corpus / "run" / begun).mkdir()
+    with pytest.raises(UserError, match=r"`tokenizer\.vocab_size` is 310, but .* has 300 pieces"):
+        prepare(config_for(corpus, "tokenizer.vocab_size=310"))
+    assert (corpus / "run" / "tokenizer.model").exists()
+
+
+def test_of_a_run_that_never_came_to_be_nothing_is_left(corpus: Path) -> None:
+    with pytest.raises(UserError, match="200 too long"):
+        prepare(config_for(corpus, "data.max_length=2"))
+    assert not (corpus / "run").exists()
+
+
+def test_a_start_that_was_refused_removes_nothing_of_the_other(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both found no directory; the other one has made it in the meantime."""
+    (corpus / "run").mkdir()
+    monkeypatch.setattr("os.path.exists", lambda path: False)
+    with owning(corpus / "run"):
+        (corpus / "run" / "tokenizer.model").touch()
+        with pytest.raises(UserError, match="in use by"):
+            prepare(config_for(corpus))
+        assert {path.name for path in (corpus / "run").iterdir()} == {"owner", "tokenizer.model"}
+
+
+@pytest.mark.parametrize(("setting", "other"), [("data.cache", "run.directory"), ("run.directory", "data.cache")])
+def test_the_folder_that_cannot_be_written_is_told(corpus: Path, setting: str, other: str) -> None:
+    (corpus / "file").touch()
+    with pytest.raises(UserError, match=rf"^`{setting}` is {corpus}/file/x, but {corpus}/file.* cannot be written"):
+        prepare(config_for(corpus, f"{setting}={corpus}/file/x", f"{other}={corpus}/other"))

@@ -12,6 +12,9 @@ from trainer.data.publishing import publish_file
 from trainer.data.sentences import IdPair
 from trainer.data.tokenizer import TokenizerPair
 
+VALIDATION_COPIES = "valid-"
+"""How the names of the copies of validation text begin, which lie beside the stores."""
+
 
 @dataclass(frozen=True)
 class ValidationSet:
@@ -55,4 +58,5 @@ def _read_text(corpus: CorpusConfig) -> tuple[list[str], list[str]]:
 
 def _copy_path(corpus: CorpusConfig, directory: Path) -> Path:
     identity = json.dumps(source_identity(corpus), sort_keys=True)
-    return directory / f"valid-{corpus_name(corpus)}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
+    fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    return directory / f"{VALIDATION_COPIES}{corpus_name(corpus)}-{fingerprint}.json"
