@@ -112,7 +112,7 @@ def _add_prepare(subparsers: Subparsers) -> None:
     text = """\
 Trains the tokenizer, filters the training text and writes it as it will be read, as `train` does by itself where that
 is missing: beforehand, once, on a machine that need not have a GPU. Reports what was left out and why. After a kill,
-the same command goes on from what is finished.
+the same command goes on from what is finished. Training data that is there already is verified by its checksums.
 
 example:
   dragoman prepare configs/multi30k_en_de.yaml --workers 8"""

@@ -54,9 +54,12 @@ def prepare(options: Namespace) -> int:
     """Writes tokenizers and stores and says what is in them."""
     from launch.preparation import report
     from trainer import configuration, run_directory
+    from trainer.data.preparation.prepare import verify
 
     config = configuration.load(options.config, options.changes)
-    for line in report(run_directory.prepare(config, options.workers)):
+    prepared = run_directory.prepare(config, options.workers)
+    verify(prepared)
+    for line in report(prepared):
         print(line)
     return 0
 

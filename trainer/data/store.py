@@ -103,6 +103,10 @@ class Store:
             return None
         return cls(directory, manifest, *(_map_side(directory, side, manifest.dtype) for side in _SIDES))
 
+    def damage(self) -> list[str]:
+        """The names of the files that are not what was written; reads all of them, about a second for each GB."""
+        return [name for name in _FILES if _checksum(self.directory / name) != self.manifest.files[name][1]]
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (self.directory,)
 
@@ -120,6 +124,11 @@ def read_ahead(stores: Sequence[Store]) -> None:
     for path in paths:
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _reopened(directory: Path) -> Store:

@@ -136,3 +136,12 @@ def test_a_store_is_read_ahead_where_it_fits(
     monkeypatch.setattr(os, "sysconf", lambda name: memory_pages if name == "SC_PHYS_PAGES" else 4096)
     read_ahead([make_store(500)])
     assert advised == ([os.POSIX_FADV_WILLNEED] * 4 if is_read else [])
+
+
+def test_a_changed_byte_is_damage(tmp_path: Path) -> None:
+    write(tmp_path / "store")
+    store = opened(tmp_path / "store")
+    assert store.damage() == []
+    path = tmp_path / "store" / "source.items"
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    assert store.damage() == ["source.items"]

@@ -10,27 +10,36 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.config import CorpusConfig, DataConfig, FilterConfig, TokenizerConfig
-from trainer.data.corpora.sources import Block, check_sources, corpus_name, corpus_place, read_pairs, source_identity
+from trainer.data.corpora.sources import (
+    Block,
+    check_sources,
+    corpus_name,
+    corpus_place,
+    read_pairs,
+    source_identity,
+    source_revision,
+)
 from trainer.data.encoding import PairEncoder
 from trainer.data.preparation.assembly import assemble, counts_by_reason
 from trainer.data.preparation.filters import PairFilter
-from trainer.data.preparation.part_workers import PartWorkers
+from trainer.data.preparation.part_workers import PartWorkers, keep_parts_of
 from trainer.data.preparation.parts import PartFile, PartMaker
 from trainer.data.preparation.progress import show_progress
 from trainer.data.preparation.run_tokenizers import run_tokenizers
 from trainer.data.preparation.sample import nothing_left, sample_corpora, sample_stores
 from trainer.data.preparation.validation import copy_validation
-from trainer.data.preparation.working_folder import working_folder
+from trainer.data.preparation.working_folder import is_worked_in, working_folder
 from trainer.data.publishing import telling_full_disk
 from trainer.data.sentences import Side
 from trainer.data.store import TEXT_DTYPE, Store, token_dtype, writing_store
+from trainer.data.text_lengths import check_text_lengths
 from trainer.data.tokenizer import TokenizerPair
 from trainer.data.worker_processes import death_is_told
 from trainer.errors import UserError
 
 _STORE_FORMAT = 2
 _FINGERPRINT_LENGTH = 16
-_WORK = ".parts-"
+_WORK, _HALF_WRITTEN = ".parts-", ".tmp-"
 
 TRAINED_TOKENIZERS = "tokenizer-"
 """How the names of the folders of trained tokenizers begin, which lie beside the stores."""
@@ -61,6 +70,7 @@ def prepare(
     if not data.train:
         raise UserError("`data.train` is empty: give at least one corpus to train on.")
     check_sources((*data.train, *data.valid))
+    PairFilter(data.filters)  # first of all, because it tells what is wrong with a language identifier
     run, cache = Path(run_directory), store_directory(data, run_directory)
     trained = cache / f"{TRAINED_TOKENIZERS}{_fingerprint(_sample_identity(data, tokenizer))[:_FINGERPRINT_LENGTH]}"
     workers = workers or len(os.sched_getaffinity(0))
@@ -70,10 +80,22 @@ def prepare(
         if data.mode == "stream":
             stores, reused = _build_stores(_Recipe(data, None, cache), workers, {})
             draw = partial(sample_stores, stores, data, tokenizer.max_training_pairs)
-            return Prepared(run_tokenizers(tokenizer, run, trained, draw), stores, reused)
+            tokenizers = run_tokenizers(tokenizer, run, trained, draw)
+            check_text_lengths(stores, data, PairEncoder(tokenizers, data.max_length))
+            return Prepared(tokenizers, stores, reused)
         sizes: dict[CorpusConfig, int] = {}
         tokenizers = run_tokenizers(tokenizer, run, trained, lambda: _sample(data, tokenizer, sizes))
         return Prepared(tokenizers, *_build_stores(_Recipe(data, tokenizers, cache), workers, sizes))
+
+
+def verify(prepared: Prepared) -> None:
+    """Raises UserError where a store that was there already is not what was written; reads all of it."""
+    for store, reused in zip(prepared.stores, prepared.reused, strict=True):
+        if reused and (damaged := store.damage()):
+            raise UserError(
+                f"{store.directory / damaged[0]} is damaged, for its checksum is not that of the manifest beside it: "
+                f"delete the folder {store.directory} and prepare the data again."
+            )
 
 
 def open_prepared(data: DataConfig, run_directory: str | os.PathLike[str]) -> Prepared:
@@ -93,13 +115,28 @@ def store_directory(data: DataConfig, run_directory: str | os.PathLike[str]) -> 
 
 
 def other_stores(prepared: Prepared) -> Iterator[tuple[Path, int]]:
-    """Stores, finished or not, that lie beside the run's and belong to other configurations, and their bytes."""
+    """Stores, finished or not, that lie beside the run's and belong to other configurations, and their bytes.
+
+    What a live process works on is not among them.
+    """
     own = {store.directory for store in prepared.stores}
     for cache in sorted({store.directory.parent for store in prepared.stores}):
-        for path in sorted(cache.iterdir()):
-            is_unfinished = path.is_dir() and path.name.startswith((_WORK, ".tmp-"))
-            if path not in own and (is_unfinished or Store.open(path) is not None):
-                yield path, sum(file.stat().st_size for file in path.iterdir())
+        for path in sorted(set(cache.iterdir()) - own):
+            try:
+                is_other = _is_abandoned(path) or Store.open(path) is not None
+                num_bytes = sum(file.stat().st_size for file in path.iterdir()) if is_other else 0
+            except FileNotFoundError:  # another process has removed it just now
+                continue
+            if is_other:
+                yield path, num_bytes
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether a killed process left this half of a store."""
+    for beginning in (_WORK, _HALF_WRITTEN):
+        if path.name.startswith(beginning) and path.is_dir():
+            return not is_worked_in(path.with_name(_WORK + path.name.removeprefix(beginning)))
+    return False
 
 
 @dataclass(frozen=True)
@@ -155,12 +192,14 @@ def _build_store(
 ) -> tuple[Store, bool]:
     fingerprint = recipe.fingerprint(corpus)
     path = recipe.path(corpus, fingerprint)
-    if (store := Store.open(path)) is not None:
-        return store, True
     folder = recipe.cache / f"{_WORK}{path.name}"
+    if (store := Store.open(path)) is not None and not folder.exists():
+        return store, True
     with working_folder(folder):
-        if (store := Store.open(path)) is not None:  # by the process that this one waited for
+        # By the process that this one waited for, or by one that was killed before it removed the folder.
+        if (store := Store.open(path)) is not None:
             return store, True
+        keep_parts_of(source_revision(corpus), folder)
         with show_progress(f"preparing {corpus_name(corpus)}", num_pairs) as advance:
             parts = workers.write_parts(read_pairs(corpus), folder, advance)
         if recipe.fingerprint(corpus) != fingerprint:

@@ -25,10 +25,10 @@ _GROWTH = 1.25
 
 
 def sample_corpora(data: DataConfig, max_pairs: int) -> tuple[Block, list[int]]:
-    """At most `max_pairs` filtered pairs, in the proportions of the mixture, and how many raw pairs each corpus has.
+    """About `max_pairs` filtered pairs, in the proportions of the mixture, and how many raw pairs each corpus has.
 
-    A corpus that has fewer pairs than its share gives all of them. Memory holds about twice `max_pairs`.
-    Raises UserError for what cannot be read and for a corpus of which the filters leave nothing.
+    A corpus that has fewer pairs than its share gives all of them, and each gives at least one. Memory holds about
+    twice `max_pairs`. Raises UserError for what cannot be read and for a corpus of which the filters leave nothing.
     """
     pair_filter = PairFilter(data.filters)
     reservoirs: list[_Reservoir] = []
@@ -43,7 +43,7 @@ def sample_corpora(data: DataConfig, max_pairs: int) -> tuple[Block, list[int]]:
         weights = [corpus.weight for corpus in data.train[: number + 1]]
         shares = mixture_shares(weights, [reservoir.size for reservoir in reservoirs], data.temperature)
         for reservoir, share in zip(reservoirs, shares.tolist(), strict=True):
-            reservoir.trim(int(share * max_pairs))
+            reservoir.trim(_count(share, max_pairs))
     pairs = [pair for reservoir in reservoirs for pair in reservoir.pairs]
     return ([source for source, _ in pairs], [target for _, target in pairs]), [r.num_read for r in reservoirs]
 
@@ -55,11 +55,15 @@ def sample_stores(stores: Sequence[Store], data: DataConfig, max_pairs: int) -> 
     sources: list[str] = []
     targets: list[str] = []
     for number, (store, size, share) in enumerate(zip(stores, sizes, shares.tolist(), strict=True)):
-        draw_N = np.arange(min(size, int(share * max_pairs)))
+        draw_N = np.arange(min(size, _count(share, max_pairs)))
         row_N = np.sort(shuffled(np.zeros_like(draw_N), draw_N, [size], [stable_hash(_SEED, number)]).row_N)
         sources += [text.decode() for text in store.source.texts(row_N)]
         targets += [text.decode() for text in store.target.texts(row_N)]
     return sources, targets
+
+
+def _count(share: float, max_pairs: int) -> int:
+    return max(1, int(share * max_pairs))
 
 
 def nothing_left(corpus: CorpusConfig, rejected: dict[str, int], data: DataConfig) -> UserError:
@@ -112,7 +116,7 @@ class _Reservoir:
         """Keeps the lowest `count`."""
         numbers = np.concatenate(self._numbers)
         order = np.argsort(numbers)[:count]
-        if len(order) < len(self.pairs) and count:
+        if len(order) < len(self.pairs):
             self._limit = numbers[order[-1]]
         self.pairs = [self.pairs[n] for n in order.tolist()]
         self._numbers = [numbers[order]]

@@ -35,6 +35,18 @@ def working_folder(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder)
 
 
+def is_worked_in(folder: Path) -> bool:
+    """Whether a live process works in `folder`; on a file system without locks none seems to."""
+    try:
+        with (folder / _LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     while True:

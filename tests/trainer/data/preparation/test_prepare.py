@@ -10,7 +10,9 @@ from trainer.data.config import CorpusConfig, DataConfig, FilterConfig, Tokenize
 from trainer.data.corpora.sources import Block, read_pairs
 from trainer.data.preparation import part_workers
 from trainer.data.preparation import prepare as prepare_module
-from trainer.data.preparation.prepare import open_prepared, other_stores, prepare
+from trainer.data.preparation.prepare import open_prepared, other_stores, prepare, verify
+from trainer.data.preparation.working_folder import working_folder
+from trainer.data.store import Store
 from trainer.data.tokenizer import Tokenizer
 from trainer.errors import UserError
 
@@ -129,7 +131,7 @@ def test_the_text_of_a_stream_is_that_of_the_store_row_by_row(
         encoded, stored = tokenizer.encode_side(text_table.texts(row_N)), token_table.gather(row_N)
         assert stored.token_L.tolist() == encoded.token_L.tolist()
         assert stored.length_N.tolist() == encoded.length_N.tolist()
-    shorter = replace(data, mode="stream", max_length=7)
+    shorter = replace(data, mode="stream")
     assert prepare(shorter, model, tmp_path / "run").reused == (True,)
     assert open_prepared(shorter, tmp_path / "run").stores[0].manifest == text.manifest
 
@@ -210,6 +212,24 @@ def test_text_that_changes_while_it_is_read_is_refused(
     assert list((tmp_path / "run" / "data").iterdir()) == []
 
 
+@pytest.mark.parametrize(("revision", "kept"), [("first", b"old"), ("second", b"new")])
+def test_finished_parts_are_of_one_revision_of_the_corpus(
+    data: DataConfig, model: TokenizerConfig, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, revision: str, kept: bytes,
+) -> None:  # fmt: skip
+    stream = replace(data, mode="stream")
+    with monkeypatch.context() as killed:
+        killed.setattr(prepare_module, "source_revision", lambda corpus: "first")
+        killed.setattr(prepare_module, "read_pairs", lambda corpus: iter([(["old"], ["alt"])]))
+        killed.setattr(prepare_module, "assemble", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(stream, model, tmp_path / "run")
+    monkeypatch.setattr(prepare_module, "source_revision", lambda corpus: revision)
+    monkeypatch.setattr(prepare_module, "read_pairs", lambda corpus: iter([(["new"], ["neu"])]))
+    (store,) = prepare(stream, model, tmp_path / "run").stores
+    assert store.source.texts(np.array([0])) == [kept]
+
+
 def test_no_training_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"`data\.train` is empty"):
         prepare(DataConfig(), TokenizerConfig(), tmp_path / "run")
@@ -225,3 +245,60 @@ def test_bad_validation_text_is_found_before_training(
     good = make_corpus(["a", "b"], ["c", "d"], name="dev")
     prepare(replace(data, valid=(good,)), model, tmp_path / "run")
     assert len(list((tmp_path / "run" / "data").glob("valid-dev-*.json"))) == 1
+
+
+def test_a_language_identifier_that_is_not_there_is_told(
+    data: DataConfig, model: TokenizerConfig, tmp_path: Path
+) -> None:
+    filters = FilterConfig(language_id=f"{tmp_path}/nowhere.py:f", languages=("en", "de"))
+    with pytest.raises(UserError, match=r"`data\.filters\.language_id` is .*nowhere\.py cannot be imported"):
+        prepare(replace(data, filters=filters), model, tmp_path / "run")
+
+
+def test_what_others_work_on_or_remove_is_not_named(
+    data: DataConfig, model: TokenizerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare(data, model, tmp_path / "run")
+    cache = prepared.stores[0].directory.parent
+    (cache / ".tmp-other").mkdir()
+    with working_folder(cache / ".parts-other"):
+        assert list(other_stores(prepared)) == []
+    assert list(other_stores(prepared)) == [(cache / ".tmp-other", 0)]
+
+    def vanishing(directory: Path) -> None:
+        raise FileNotFoundError(directory)
+
+    monkeypatch.setattr(Store, "open", vanishing)
+    (cache / "vanishing").mkdir()
+    assert list(other_stores(prepared)) == [(cache / ".tmp-other", 0)]
+
+
+def test_parts_that_a_kill_left_beside_the_finished_store_are_removed(
+    data: DataConfig, model: TokenizerConfig, tmp_path: Path
+) -> None:
+    directory = prepare(data, model, tmp_path / "run").stores[0].directory
+    left = directory.with_name(f".parts-{directory.name}")
+    left.mkdir()
+    (left / "part-000000.npz").touch()
+    assert prepare(data, model, tmp_path / "run").reused == (True,)
+    assert not left.exists()
+
+
+def test_text_that_is_all_too_long_is_refused_before_training(
+    data: DataConfig, model: TokenizerConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"`data\.train\.0` \(corpus\) cannot be used: 3 pairs .* are all longer than"):
+        prepare(replace(data, mode="stream", max_length=2), model, tmp_path / "run")
+
+
+def test_a_store_with_a_changed_byte_is_told_with_the_remedy(
+    data: DataConfig, model: TokenizerConfig, tmp_path: Path
+) -> None:
+    prepare(data, model, tmp_path / "run")
+    again = prepare(data, model, tmp_path / "run")
+    verify(again)
+    file = again.stores[0].directory / "target.items"
+    file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
+    with pytest.raises(UserError, match=rf"{file} is damaged, .*: delete the folder {file.parent} and prepare"):
+        verify(again)
+    verify(replace(again, reused=(False,)))  # written a moment ago

@@ -83,3 +83,11 @@ def test_stores_of_text_give_the_like(make_store: Callable[..., Store], tmp_path
     assert sample_stores(stores, data, 100) == (sources, targets)
     everything, _ = sample_stores(stores[:1], DataConfig(train=(unused,)), 10_000)
     assert len(everything) == 300
+
+
+def test_each_corpus_gives_at_least_one_pair(make_corpus: MakeCorpus, make_store: Callable[..., Store]) -> None:
+    corpora = tuple(corpus(make_corpus, name, 100) for name in "abc")
+    (sources, _), _ = sample_corpora(DataConfig(train=corpora, filters=NO_FILTERS), 2)
+    assert sorted(source[0] for source in sources) == ["a", "b", "c"]
+    stores = [make_store(100, seed=seed, kind="text") for seed in range(3)]
+    assert len(sample_stores(stores, DataConfig(train=corpora), 2)[0]) == 3
