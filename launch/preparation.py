@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from trainer.data.preparation.prepare import Prepared, other_stores
+from trainer.data.printable import printable
 from trainer.data.store import Manifest, Store
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -41,7 +42,7 @@ def _rejected(found: Manifest) -> Iterator[str]:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split()) or "(empty)"
+    return printable(" ".join(text.split())) or "(empty)"
 
 
 def _size(num_bytes: int) -> str:

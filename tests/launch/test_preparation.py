@@ -10,8 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+
+from launch.preparation import _store
+from trainer.data.store import Manifest, Store, Table
 
 ROOT = Path(__file__).parents[2]
 NUM_PAIRS = 12_000
@@ -177,3 +181,13 @@ def test_bad_text_is_one_sentence_and_leaves_nothing(start: Start, folder: Path,
     assert process.returncode == 2
     assert f"{bad}, line {NUM_PAIRS}: byte 0xff is not valid UTF-8" in errors
     assert not (tmp_path / "run").exists()
+
+
+def test_text_that_was_left_out_cannot_act_on_the_terminal() -> None:
+    manifest = Manifest(
+        name="text", kind="text", fingerprint="", num_pairs=1, num_source_items=1, num_target_items=1,
+        rejected={"copy": 1}, examples={"copy": [["a\x1b[2J\tb", ""]]}, dtype="uint8", files={},
+    )  # fmt: skip
+    empty = Table(np.empty(0, np.uint8), np.zeros(1, np.int64))
+    *_, example = _store(Store(Path("store"), manifest, empty, empty), reused=False)
+    assert example.strip() == r"a\x1b[2J b  |  (empty)"

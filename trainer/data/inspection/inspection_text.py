@@ -1,7 +1,6 @@
 """An inspection as text: for a terminal, a pipe and a log file alike."""
 
 import sys
-import unicodedata
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from trainer.data.inspection.corpus_report import CorpusReport, Distribution, Sentence
 from trainer.data.inspection.inspect_data import Inspection, MixtureReport
+from trainer.data.printable import printable
 
 _WIDTH_OF_FILES = 100
 _BAR_WIDTH = 24
@@ -174,14 +174,9 @@ def _example(source: Sentence, target: Sentence) -> RenderableType:
 def _labelled(rows: Sequence[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, text in rows:
-        table.add_row(Text(name, style="dim"), Text(_printable(text), overflow="fold"))
+        table.add_row(Text(name, style="dim"), Text(printable(text), overflow="fold"))
     return table
 
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _MAX_REJECTED_CHARACTERS else f"{text[:_MAX_REJECTED_CHARACTERS]} …"
-
-
-def _printable(text: str) -> str:
-    """Control characters would act on the terminal, and half a surrogate pair cannot be written at all."""
-    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
