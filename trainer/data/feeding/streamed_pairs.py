@@ -17,11 +17,8 @@ from trainer.data.feeding.lanes import Order
 from trainer.data.sentences import IntArray
 from trainer.data.shuffling import Draws
 from trainer.data.store import Store, Table, read_ahead
+from trainer.data.text_lengths import all_too_long, measured_rows
 from trainer.data.worker_processes import death_is_told, worker_pool
-from trainer.errors import UserError
-
-_NUM_MEASURED = 4096
-_LEAST_MEASURED = 64
 
 
 class TextReader:
@@ -92,14 +89,10 @@ class StreamedPairs:
 
     def _mean_length(self, corpus: int) -> tuple[float, float]:
         manifest, share = self._manifests[corpus], self._order.shares[corpus]
-        count = min(manifest.num_pairs, max(_LEAST_MEASURED, round(_NUM_MEASURED * share)))
-        row_N = np.arange(count) * manifest.num_pairs // count
-        pairs = self._measure(np.full(count, corpus), row_N, np.zeros(count, np.uint64))
+        row_N = measured_rows(manifest.num_pairs, share)
+        pairs = self._measure(np.full_like(row_N, corpus), row_N, np.zeros(len(row_N), np.uint64))
         if not pairs.kept_N.any():
-            raise UserError(
-                f"`data.train.{corpus}` ({manifest.name}) cannot be used: {count:,} pairs from all over it are all "
-                "longer than `data.max_length` tokens, so raise that or leave the corpus out."
-            )
+            raise all_too_long(corpus, manifest.name, len(row_N))
         return float(pairs.source.length_N.mean()), float(pairs.target.length_N.mean())
 
 
