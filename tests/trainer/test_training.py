@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,16 @@ def reference(runs: Runs) -> list[dict[str, Any]]:
     return runs.finished("reference")
 
 
-def assert_same_losses(steps: list[dict[str, Any]], expected: list[dict[str, Any]], relative: float) -> None:
+def assert_same_losses(
+    steps: list[dict[str, Any]],
+    expected: list[dict[str, Any]],
+    relative: float,
+    keys: Sequence[str] = ("loss", "nll", "grad_norm"),
+) -> None:
     assert [s["step"] for s in steps] == [s["step"] for s in expected] == list(range(1, STEPS + 1))
     for found, wanted in zip(steps, expected, strict=True):
         assert found["num_target_tokens"] == wanted["num_target_tokens"]
-        for key in ("loss", "nll", "grad_norm"):
+        for key in keys:
             assert found[key] == pytest.approx(wanted[key], rel=relative, abs=0), (found["step"], key)
 
 
