@@ -102,7 +102,7 @@ class Order:
         return (2 * turn + 1 - self.num_lanes) * _SHARE_UNITS // (2 * self.num_lanes)
 
     def _counts(self, lane: int, state: LaneState) -> list[int]:
-        """Pairs of each corpus in the window: what each lacks of its share, rounded; the largest corpus has the rest."""
+        """Pairs of each corpus in the window: what each lacks of its share, rounded; the largest one has the rest."""
         drawn = self.window * (state.window + 1)
         lacking = [
             units * drawn - at * _SHARE_UNITS + self._lead(lane, corpus)
