@@ -57,6 +57,7 @@ class Watchdog:
         """Begins to watch."""
         self._last = time.monotonic()
         self._stem.parent.mkdir(parents=True, exist_ok=True)
+        _without_waiting(self._write_heartbeat)
         self._thread.start()
         return self
 
@@ -88,7 +89,8 @@ class Watchdog:
         return max(60 * self._config.minutes, self._config.factor * statistics.median(self._step_seconds))
 
     def _watch(self) -> None:
-        next_heartbeat, look = 0.0, time.monotonic()
+        look = time.monotonic()
+        next_heartbeat = look + _SECONDS_BETWEEN_HEARTBEATS
         while not self._closed.wait(_SECONDS_BETWEEN_LOOKS):
             now = time.monotonic()
             # A process that was suspended has not been silent meanwhile.

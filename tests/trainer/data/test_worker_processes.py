@@ -44,7 +44,7 @@ def wait_for_the_end(pids: list[int]) -> None:
 
 
 def modules_of_workers() -> list[str]:
-    for name in ("streamed_pairs", "parts", "filters"):
+    for name in ("feeding.streamed_pairs", "preparation.parts", "preparation.filters"):
         importlib.import_module(f"trainer.data.{name}")
     return list(sys.modules)
 
