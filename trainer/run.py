@@ -31,6 +31,7 @@ from trainer.metrics import MetricsFile
 from trainer.model_directory import build_model
 from trainer.reporting import Reporter
 from trainer.run_directory import metrics_path, owning, prepare
+from trainer.run_state import RunState
 from trainer.signals import StopRequest
 from trainer.tracking import create_tracker
 from trainer.watchdog import Watchdog, end_process
@@ -57,12 +58,19 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> str:
         closing(training_data(config, prepared, Share(rank, world_size), device)) as data,
         closing(Watchdog(directory, rank, config.hang, give_up).start()) as watchdog,
     ):
-        verdict = _train(config, prepared, data, stop, watchdog)
+        state = RunState(directory, rank, world_size, config.run.max_steps)
+        try:
+            verdict = _train(config, prepared, data, stop, watchdog, state)
+        except BaseException as error:
+            state.failed(watchdog.step, error)
+            raise
     processes.leave()
     return verdict
 
 
-def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopRequest, watchdog: Watchdog) -> str:
+def _train(
+    config: Config, prepared: Prepared, data: TrainingData, stop: StopRequest, watchdog: Watchdog, state: RunState
+) -> str:
     model = initial_model(config, prepared.tokenizers)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = create_engine(model, config.engine, config.optimizer)
@@ -70,12 +78,14 @@ def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopReq
     progress = restore(resumed, config, engine, data) if resumed else Progress()
     reporter = _reporter(config, engine, prepared, progress.step, num_parameters)
     outcome: Verdict = "failed"
+    state.training(progress.step)
     try:
         reporter.start()
         evaluator = _evaluator(config, prepared.tokenizers)
         parts = Collaborators(engine, data, evaluator, reporter, stop, watchdog, partial(_go_back, config, engine))
         loop = Loop(config, parts, progress)
         verdict = loop.run()
+        state.ended(loop.progress.step, verdict)
         reporter.finish(loop.progress.step, verdict, _best(config, loop.progress))
         outcome = "interrupted" if verdict in signal.Signals.__members__ else "finished"
     finally:

@@ -61,6 +61,11 @@ class Watchdog:
         self._thread.start()
         return self
 
+    @property
+    def step(self) -> int:
+        """The last step that was done since this process started, 0 before."""
+        return self._step
+
     def beat(self, step: int) -> None:
         """A step is done."""
         now = time.monotonic()
