@@ -3,12 +3,14 @@
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer.errors import UserError
+from launch.failure import Failure, explain
+from trainer.config import Config
+from trainer.errors import OutOfMemory, UserError
 
 
 def config(options: Namespace) -> int:
@@ -35,19 +37,32 @@ def train(options: Namespace) -> int:
     check_world_size(config.data, processes)
     check_sources([*config.data.train, *config.data.valid])
     if processes == 1:
-        from trainer import run
-
-        run.train(config)
-        return 0
+        return _until_it_ends(lambda: _train_here(config))
     # Here and not in a worker: the others would wait for it inside a collective, which has a time limit.
     run_directory.prepare(config)
     # The configuration that was checked, whatever happens to the user's file in the meantime.
-    failure = local.run_workers([str(run_directory.config_path(config.run.directory))], processes)
-    if failure is None:
-        return 0
-    if failure.message:
-        print(failure.message, file=sys.stderr)
-    return failure.status
+    worker_arguments = [str(run_directory.config_path(config.run.directory))]
+    return _until_it_ends(lambda: local.run_workers(worker_arguments, processes))
+
+
+def _until_it_ends(start: Callable[[], Failure | None]) -> int:
+    """The exit status of a training that is started again where that mends what ended it."""
+    while (failure := start()) is not None:
+        if failure.message:
+            print(failure.message, file=sys.stderr)
+        if not failure.start_again:
+            return failure.status
+    return 0
+
+
+def _train_here(config: Config) -> Failure | None:
+    from trainer import run
+
+    try:
+        run.train(config)
+    except OutOfMemory as error:
+        return explain(error)
+    return None
 
 
 def prepare(options: Namespace) -> int:

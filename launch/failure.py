@@ -1,26 +1,40 @@
 """How a failure is told: a sentence and status 2 for what the user can mend, a traceback for what only we can."""
 
 import errno
+import os
 import traceback
 from dataclasses import dataclass
 
-from trainer.errors import UserError
+from trainer.errors import OutOfMemory, UserError
 
 USER_ERROR, DEFECT, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on from the newest checkpoint
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The exit status of a command that failed, and what to print on stderr (nothing where it is empty)."""
+    """The exit status of a command that failed, and what to print on stderr (nothing where it is empty).
+
+    `start_again`: the same start mends it, without a human.
+    """
 
     status: int
     message: str
+    start_again: bool = False
 
 
 def explain(error: BaseException) -> Failure:
     """What to tell of an exception that ended a command or a worker."""
     if isinstance(error, UserError):
         return Failure(USER_ERROR, f"dragoman: {error}")
+    if isinstance(error, OutOfMemory):
+        return Failure(
+            TRY_AGAIN,
+            f"dragoman: rank {os.environ.get('RANK', '0')} ran out of memory ({error}); the next start goes on from "
+            "the newest checkpoint and computes each micro-batch in twice as many parts. A smaller `data.max_tokens` "
+            "avoids it.",
+            start_again=True,
+        )
     if isinstance(error, KeyboardInterrupt):
         return Failure(INTERRUPTED, "")
     if isinstance(error, BrokenPipeError):

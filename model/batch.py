@@ -36,6 +36,25 @@ class PackedBatch:
     def num_sentences(self) -> int:
         return self.source_cu.numel() - 1
 
+    def part(self, first: int, last: int) -> "PackedBatch":
+        """Sentences first … last - 1, all real ones, as a batch of their own; its ids are views. For CPU tensors."""
+        (source_start, source_end), (target_start, target_end) = (
+            cu[[first, last]].tolist() for cu in (self.source_cu, self.target_cu)
+        )
+        source, target = slice(source_start, source_end), slice(target_start, target_end)
+        return PackedBatch(
+            source_S=self.source_S[source],
+            source_positions_S=self.source_positions_S[source],
+            source_cu=self.source_cu[first : last + 1] - source_start,
+            target_in_T=self.target_in_T[target],
+            target_out_T=self.target_out_T[target],
+            target_positions_T=self.target_positions_T[target],
+            target_cu=self.target_cu[first : last + 1] - target_start,
+            max_source_length=self.max_source_length,
+            max_target_length=self.max_target_length,
+            num_target_tokens=target_end - target_start,
+        )
+
     def pinned(self) -> "PackedBatch":
         """The same batch in page-locked memory, from which copies to a CUDA device need no waiting."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.type is Tensor}

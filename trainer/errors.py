@@ -9,5 +9,9 @@ class UserError(ValueError):
     """
 
 
+class OutOfMemory(Exception):
+    """A step found no memory at a place where it could not be tried again in smaller parts; a new start can."""
+
+
 class Unavailable(UserError):
     """Something that can be there again later, such as a network: what is finished is then worth keeping."""

@@ -21,6 +21,7 @@ from trainer.engine.base import Engine, LossFunction, LossSums, StepResult
 from trainer.errors import UserError
 from trainer.evaluation import Evaluator
 from trainer.loss_watch import LossWatch
+from trainer.memory import in_parts, rehearse
 from trainer.metrics import StepMeter, count_cells
 from trainer.reporting import Reporter
 from trainer.saving import SaveFailed, Saver
@@ -85,6 +86,7 @@ class Collaborators:
     """What the loop works with, ready made.
 
     `go_back` puts the engine, but not the data, where the newest checkpoint left it: a collective; None without one.
+    `num_parts` is in how many parts each micro-batch is computed.
     """
 
     engine: Engine
@@ -94,6 +96,7 @@ class Collaborators:
     stop: StopRequest
     watchdog: Watchdog
     go_back: Callable[[], Progress | None]
+    num_parts: int = 1
 
 
 class Loop:
@@ -104,6 +107,7 @@ class Loop:
         self.engine, self.data, self.reporter = parts.engine, parts.data, parts.reporter
         self._evaluator, self._stop = parts.evaluator, parts.stop
         self._watchdog, self._go_back = parts.watchdog, parts.go_back
+        self._num_parts, self._num_splits = parts.num_parts, 0
         self._losses = LossWatch(config.bad_steps.spike_threshold, progress.recent_losses)
         self._loss = training_loss(config.optimizer.label_smoothing, parts.engine.device)
         self._meter = StepMeter(progress.step, config.run.max_steps)
@@ -116,6 +120,9 @@ class Loop:
 
     def run(self) -> str:
         """Why training ended: `FINISHED`, `EARLY_STOP` or the name of a signal. The last step is saved."""
+        if not self._has_ended():
+            with self._meter.outside_training(), self._watchdog.phase("rehearsal"):
+                rehearse(self.engine, self.data.largest, self._loss, self.config, self._num_parts)
         save_due = False
         while (verdict := self._between_steps()) is None:
             if not self._step():
@@ -129,12 +136,17 @@ class Loop:
         self._save(last=True)
         return verdict
 
-    def _between_steps(self) -> str | None:
-        """Goes on with what is being saved; why training ends, the same on every rank."""
+    def _has_ended(self) -> str | None:
         if self.progress.step >= self.config.run.max_steps:
             return FINISHED
         if 0 < self.config.evaluation.patience <= self.progress.evaluations_since_best:
             return EARLY_STOP
+        return None
+
+    def _between_steps(self) -> str | None:
+        """Goes on with what is being saved; why training ends, the same on every rank."""
+        if (ended := self._has_ended()) is not None:
+            return ended
         # One collective for everything that the ranks have to agree on between two steps.
         flags = [self._stop.reason is not None, self._saver.working, self._save_is_old()]
         stopping, writing, old = self.engine.sum(flags)
@@ -161,7 +173,7 @@ class Loop:
         rate = learning_rate(self.config.optimizer, self.engine.num_updates + 1, self.config.run.max_steps)
         rate *= self.progress.lr_scale
         bound = self._losses.bound()
-        result = self.engine.step(micro_batches, self._loss, rate, bound)
+        result = self.engine.step(in_parts(micro_batches, self._num_parts), self._loss, rate, bound)
         self._watchdog.beat(self.progress.step + 1)
         self.progress.step += 1
         self.progress.score = None
@@ -169,6 +181,7 @@ class Loop:
         real, cells = (sum(counts) for counts in zip(*map(count_cells, micro_batches), strict=True))
         self._meter.add_step(result.num_target_tokens, real, cells)
         self.reporter.step(self.progress.step)
+        self._note_splits(result.num_splits)
         if self.progress.step == 1 or self._due(self.config.tracking.every_steps):
             self._report(result, rate)
         if not result.skipped:
@@ -180,6 +193,13 @@ class Loop:
             return True
         self._roll_back()
         return False
+
+    def _note_splits(self, num_splits: int) -> None:
+        """Tells the first, the second, the fourth … step in which memory ran short."""
+        self._num_splits += num_splits > 0
+        if num_splits and self._num_splits & (self._num_splits - 1) == 0:
+            detail = f"{num_splits} micro-batches found no memory as a whole and were computed in two parts"
+            self.reporter.event(self.progress.step, "out of memory", f"{detail} ({self._num_splits} such steps so far)")
 
     def _skipped(self, result: StepResult, bound: float | None, micro_batches: list[MicroBatch]) -> None:
         """Says which data a skipped step came from."""

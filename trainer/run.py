@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from model.transformer import Transformer
-from trainer import checkpoint
+from trainer import checkpoint, memory
 from trainer.background_tracker import Verdict
 from trainer.config import Config
 from trainer.console import Console, RunFacts
@@ -24,7 +24,7 @@ from trainer.engine import create_engine
 from trainer.engine.base import Engine
 from trainer.engine.config import EngineConfig
 from trainer.engine.process_group import ProcessGroup, choose_device, rank_and_world_size
-from trainer.errors import UserError
+from trainer.errors import OutOfMemory, UserError
 from trainer.evaluation import Evaluator
 from trainer.loop import Collaborators, Loop, Progress
 from trainer.metrics import MetricsFile
@@ -63,6 +63,8 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> str:
             verdict = _train(config, prepared, data, stop, watchdog, state)
         except BaseException as error:
             state.failed(watchdog.step, error)
+            if isinstance(error, OutOfMemory):
+                memory.remember_parts(config, 2 * memory.num_parts(config))
             raise
     processes.leave()
     return verdict
@@ -82,7 +84,9 @@ def _train(
     try:
         reporter.start()
         evaluator = _evaluator(config, prepared.tokenizers)
-        parts = Collaborators(engine, data, evaluator, reporter, stop, watchdog, partial(_go_back, config, engine))
+        go_back = partial(_go_back, config, engine)
+        num_parts = engine.gather(memory.num_parts(config))[0]
+        parts = Collaborators(engine, data, evaluator, reporter, stop, watchdog, go_back, num_parts)
         loop = Loop(config, parts, progress)
         verdict = loop.run()
         state.ended(loop.progress.step, verdict)

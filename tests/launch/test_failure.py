@@ -2,8 +2,10 @@
 
 import errno
 
+import pytest
+
 from launch.failure import explain
-from trainer.errors import UserError
+from trainer.errors import OutOfMemory, UserError
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
@@ -31,6 +33,14 @@ def test_a_full_disk_is_told_wherever_it_hides() -> None:
         failure = explain(error)
         assert failure.status == 2
         assert "\n" not in failure.message
+
+
+def test_out_of_memory_is_mended_by_the_same_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    failure = explain(OutOfMemory("2 GiB asked for"))
+    assert (failure.status, failure.start_again) == (75, True)
+    assert "rank 3 ran out of memory (2 GiB asked for)" in failure.message
+    assert not explain(UserError("x")).start_again
 
 
 def test_a_defect_keeps_its_traceback() -> None:

@@ -30,6 +30,7 @@ class FakeEngine:
 
     def __init__(self, skipped: set[int] = frozenset()) -> None:  # type: ignore[assignment]
         self.calls, self.rates, self.skipped = 0, list[float](), skipped
+        self.rehearsed: list[list[int]] = []
 
     def step(self, micro_batches: Any, loss_fn: Any, lr: float, max_loss: float | None = None) -> StepResult:
         self.calls += 1
@@ -37,6 +38,9 @@ class FakeEngine:
         skipped = self.calls in self.skipped
         self.num_updates += not skipped
         return StepResult(1.0, 1.0, 5, 0.5, skipped)
+
+    def rehearse(self, micro_batches: Any, loss_fn: Any) -> None:
+        self.rehearsed.append([m.num_target_tokens for m in micro_batches])
 
     def sum(self, values: Any) -> list[float]:
         return [float(value) for value in values]
@@ -52,6 +56,9 @@ class FakeEngine:
 
 
 class FakeData:
+    def largest(self, share: float) -> Any:
+        return BATCH
+
     def next_step(self) -> list[Any]:
         return [BATCH]
 
@@ -118,6 +125,27 @@ def test_it_saves_when_due_and_at_the_end(tmp_path: Path) -> None:
     assert loop.run() == "finished"
     names = [path.name for path in checkpoint.list_checkpoints(tmp_path)]
     assert names == [checkpoint.name_of(step) for step in (2, 4, 5)]
+
+
+def test_before_the_first_step_the_largest_micro_batch_is_rehearsed(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, FakeEngine())
+    loop.run()
+    engine = cast(FakeEngine, loop.engine)
+    assert engine.rehearsed == [[4, 4]] * 3, "two micro-batches, of a quarter, a half and the whole budget"
+    loop.progress.step = 6
+    loop.run()
+    assert len(engine.rehearsed) == 3, "a run that has ended"
+
+
+def test_a_shortage_of_memory_is_told_now_and_then(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    whole = engine.step
+    engine.step = lambda *arguments: dataclasses.replace(whole(*arguments), num_splits=3)  # type: ignore[method-assign]
+    loop = make_loop(tmp_path, engine)
+    loop.run()
+    told = [(step, detail) for step, event, detail in events(loop) if event == "out of memory"]
+    assert [step for step, _ in told] == [1, 2, 4]
+    assert told[0][1].startswith("3 micro-batches")
 
 
 def test_a_skipped_step_is_told_and_does_not_advance_the_rate(tmp_path: Path) -> None:

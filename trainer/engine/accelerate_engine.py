@@ -2,16 +2,17 @@
 
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from math import inf, isfinite
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from trainer.engine.accumulation import AccumulatingEngine, ScaledLoss
-from trainer.engine.base import FragmentReader, LossFunction, MicroBatch
+from trainer.engine.accumulation import AccumulatingEngine
+from trainer.engine.base import FragmentReader
 from trainer.engine.config import EngineConfig, OptimizerConfig
 from trainer.engine.fragments import Slice, write_slices
 from trainer.engine.optimizer import build_optimizer
@@ -39,9 +40,8 @@ class AccelerateEngine(AccumulatingEngine):
         self._check_accelerator()
         self._plain_model = model.to(device)
         self._adamw = build_optimizer(model, optimizer)
-        self._model = self._replicate(model) if self.world_size > 1 else model
+        self._replica = self._replicate(model) if self.world_size > 1 else model
         self._max_norm = optimizer.clip or inf
-        self._rehearsed = self.world_size == 1
 
     def _check_accelerator(self) -> None:
         """Accelerate falls back to fewer processes, or to another engine from its environment, without a word."""
@@ -61,21 +61,19 @@ class AccelerateEngine(AccumulatingEngine):
     def _optimizer(self) -> torch.optim.Optimizer:
         return self._adamw
 
-    def _backward(self, micro_batch: MicroBatch, loss_fn: LossFunction, scaled: ScaledLoss, last: bool) -> None:
-        if not self._rehearsed:
-            self._rehearse(micro_batch, loss_fn)
-        with nullcontext() if last else self._accelerator.no_sync(self._model):
-            self._accelerator.backward(scaled(loss_fn(self._model, micro_batch)))
+    @property
+    def _model(self) -> nn.Module:
+        return self._replica
 
-    def _rehearse(self, micro_batch: MicroBatch, loss_fn: LossFunction) -> None:
-        """One backward whose gradients are dropped.
+    def _accumulating(self, last: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if last else self._accelerator.no_sync(self._replica)
 
-        After its first reduction DDP lays out its buckets anew, and sums over more than two ranks depend on the
-        layout in the last bit: without this, the first step after a resume would differ from the uninterrupted run.
-        """
-        loss_fn(self._model, micro_batch).loss.backward()
-        self._adamw.zero_grad()
-        self._rehearsed = True
+    def _backward(self, loss: Tensor) -> None:
+        self._accelerator.backward(loss)
+
+    def _must_split(self, failed: bool) -> bool:
+        """Each rank for itself: they meet in the backward of the step's last part, whatever came before it."""
+        return failed
 
     def _update(self, lr: float) -> float:
         """Ranks agree on skipping because they see the same reduced gradients: a NaN on one is a NaN on all."""

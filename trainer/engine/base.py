@@ -22,6 +22,9 @@ class MicroBatch(Protocol):
     @property
     def num_target_tokens(self) -> int: ...
 
+    def parts(self, number: int) -> "Sequence[MicroBatch]":
+        """The same sentences in so many micro-batches. Raises ValueError where there are fewer sentences."""
+
 
 class LossSums(NamedTuple):
     """Sums over the real target tokens of one micro-batch, 0-dim fp32 tensors, nats; `loss` carries the graph."""
@@ -38,7 +41,8 @@ class StepResult:
     """One optimizer step over all ranks; `loss` and `nll` are means per target token.
 
     `grad_norm` is the global norm before clipping. `skipped` is true on every rank where the gradients of any rank
-    were not finite or the loss was above the bound: weights and moments are then untouched.
+    were not finite or the loss was above the bound: weights and moments are then untouched. `num_splits` counts the
+    micro-batches, over all ranks, that found no memory as a whole and were computed in two parts, and the parts alike.
     """
 
     loss: float
@@ -46,6 +50,7 @@ class StepResult:
     num_target_tokens: int
     grad_norm: float
     skipped: bool
+    num_splits: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,16 @@ class Engine(Protocol):
     def step(
         self, micro_batches: Sequence[MicroBatch], loss_fn: LossFunction, lr: float, max_loss: float | None = None
     ) -> StepResult:
-        """One optimizer step from this rank's micro-batches (as many on every rank), skipped above `max_loss`."""
+        """One optimizer step from this rank's micro-batches (as many on every rank), skipped above `max_loss`.
+
+        Raises OutOfMemory, on the rank that has too little, where the step cannot be made in parts.
+        """
+
+    def rehearse(self, micro_batches: Sequence[MicroBatch], loss_fn: LossFunction) -> None:
+        """A step that changes nothing but takes the memory that steps take; to be called before the first one.
+
+        Raises OutOfMemory, on the rank that has too little.
+        """
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Element-wise sum over ranks, in float64, the same on every rank."""

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from io import StringIO
 from math import inf
 from types import ModuleType
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.engine.accumulation import AccumulatingEngine, ScaledLoss
-from trainer.engine.base import FragmentReader, LossFunction, MicroBatch
+from trainer.engine.accumulation import AccumulatingEngine
+from trainer.engine.base import FragmentReader
 from trainer.engine.config import EngineConfig, OptimizerConfig
 from trainer.engine.deepspeed_config import STAGES, deepspeed_config
 from trainer.engine.fragments import Slice, write_slices
@@ -44,6 +44,8 @@ class DeepSpeedEngine(AccumulatingEngine):
         self._zero: Any = self._engine.optimizer
         self._stage = STAGES[config.kind]
         self._offloads = config.offload != "none"
+        # Stage 3 gathers weights in each forward, in which a rank that fails leaves the others waiting.
+        self._may_split = self._stage < 3
         self._check_engine(config, optimizer)
         self._restore_precision(original)
 
@@ -74,8 +76,19 @@ class DeepSpeedEngine(AccumulatingEngine):
     def _optimizer(self) -> torch.optim.Optimizer:
         return self._zero.optimizer
 
-    def _backward(self, micro_batch: MicroBatch, loss_fn: LossFunction, scaled: ScaledLoss, last: bool) -> None:
-        self._engine.backward(scaled(loss_fn(self._engine, micro_batch)), scale_wrt_gas=False)
+    @property
+    def _model(self) -> nn.Module:
+        return self._engine
+
+    def _accumulating(self, last: bool) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def _backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def _must_split(self, failed: bool) -> bool:
+        """All ranks or none, because each backward reduces gradients. Stage 3 never comes so far."""
+        return self._may_split and self.any(failed)
 
     def _update(self, lr: float) -> float:
         for group in self._zero.param_groups:

@@ -39,6 +39,13 @@ def read_slices(slices: Iterable[Slice], optimizer: torch.optim.Optimizer) -> It
         yield Fragment(piece.name, piece.offset, weight, exp_avg, exp_avg_sq)
 
 
+def make_moments(slices: Iterable[Slice], optimizer: torch.optim.Optimizer) -> None:
+    """The zeros that AdamW would make in its first update, so that their memory is taken before it."""
+    for piece in slices:
+        if not optimizer.state.get(piece.master):
+            optimizer.state[piece.master] = _blank_state(piece.master, num_updates=0)
+
+
 def write_slices(slices: Iterable[Slice], optimizer: torch.optim.Optimizer, reader: FragmentReader) -> None:
     """Fills weights and moments slice by slice and sets AdamW's step count."""
     fresh: set[int] = set()

@@ -17,6 +17,7 @@ from tests.trainer.engine.toy import MemoryReader, ToyBatch, batches_of_step, bu
 from trainer.engine import create_engine, deepspeed_config
 from trainer.engine.base import Engine, LossSums, StepResult
 from trainer.engine.config import EngineConfig, OptimizerConfig
+from trainer.errors import OutOfMemory
 
 OPTIMIZER = OptimizerConfig(eps=1e-5, weight_decay=0.01, clip=0.3)
 LEARNING_RATE, SAVE_AFTER, RESUMED_STEPS = 3e-3, 3, 4
@@ -32,6 +33,12 @@ class Mode(NamedTuple):
         config = EngineConfig(kind=self.kind, precision=self.precision, offload=self.offload, device="cpu")
         return create_engine(model, config, OPTIMIZER)
 
+    def rehearsed(self) -> Engine:
+        """With the toy model, as a run has it before its first step."""
+        engine = self.create(build_model())
+        engine.rehearse(batches_of_step(0)[:2], toy_loss)
+        return engine
+
 
 MODES = [
     Mode("ddp", "fp32", "none"),
@@ -39,6 +46,9 @@ MODES = [
     # Stages 1 and 2 share the code of offload, in which fp32 and bf16 go different ways.
     *(Mode(*mode, "cpu") for mode in (("zero1", "bf16"), ("zero2", "fp32"), ("zero2", "bf16"), ("zero3", "fp32"))),
 ]
+# Stage 3 gathers weights in its forward, and cannot take one back.
+SPLITTING_MODES = [mode for mode in MODES if mode.kind != "zero3" and mode.precision == "fp32"]
+MEMORY_TOKENS = 20
 TRANSFORMER_MODES = [mode for mode in MODES if (mode.precision, mode.offload) == ("fp32", "none")]
 
 
@@ -80,10 +90,22 @@ def _step(
 
 
 @dataclass(frozen=True)
+class Shortage:
+    """Steps in which the last rank had no memory for more than `MEMORY_TOKENS`, and what else became of it."""
+
+    results: list[StepResult]
+    weights: dict[str, Tensor]
+    before_rehearsal: MemoryReader
+    after_rehearsal: MemoryReader
+    too_short: str
+
+
+@dataclass(frozen=True)
 class Report:
     toy: dict[Mode, Training]
     transformer: dict[Mode, Training]
     resumption: dict[Mode, Resumption]
+    shortage: dict[Mode, Shortage]
 
 
 def check_all(foreign: MemoryReader) -> Report:
@@ -101,6 +123,7 @@ def check_all(foreign: MemoryReader) -> Report:
             mode: train(mode, tiny_transformer(), translation_batches, translation_loss) for mode in TRANSFORMER_MODES
         },
         resumption={mode: _resume(mode, foreign) for mode in MODES},
+        shortage={mode: _run_short(mode) for mode in SPLITTING_MODES},
     )
 
 
@@ -119,7 +142,7 @@ def _poisoned_loss(model: nn.Module, batch: ToyBatch) -> LossSums:
 
 def _resume(mode: Mode, foreign: MemoryReader) -> Resumption:
     rest = range(SAVE_AFTER, SAVE_AFTER + RESUMED_STEPS)
-    engine = mode.create(build_model())
+    engine = mode.rehearsed()
     untrained = save(engine)
     steps(engine, range(SAVE_AFTER))
     saved = save(engine)
@@ -130,7 +153,7 @@ def _resume(mode: Mode, foreign: MemoryReader) -> Resumption:
     continued, at_the_end = steps(engine, rest), save(engine)
     engine.close()
 
-    engine = mode.create(build_model())
+    engine = mode.rehearsed()
     steps(engine, [77])  # what is loaded must replace moments that exist already
     engine.load_fragments(saved)
     loaded = save(engine)
@@ -142,6 +165,41 @@ def _resume(mode: Mode, foreign: MemoryReader) -> Resumption:
         untrained, saved, poisoned, spiked, after_poison, continued, at_the_end,
         loaded, resumed, resumed_at_the_end, foreign_loaded, foreign_resumed,
     )  # fmt: skip
+
+
+class _Short:
+    """A loss that finds memory on the last rank only for short micro-batches."""
+
+    def __init__(self, engine: Engine, memory_tokens: int) -> None:
+        self._short, self._memory_tokens = engine.rank == engine.world_size - 1, memory_tokens
+
+    def __call__(self, model: nn.Module, batch: ToyBatch) -> LossSums:
+        if self._short and batch.num_target_tokens > self._memory_tokens:
+            raise torch.OutOfMemoryError("as the allocator would say")
+        return toy_loss(model, batch)
+
+
+def _run_short(mode: Mode) -> Shortage:
+    engine = mode.create(build_model())
+    before = save(engine)
+    engine.rehearse(batches_of_step(0)[:2], toy_loss)
+    after = save(engine)
+    loss_fn = _Short(engine, MEMORY_TOKENS)
+    results = [_step(engine, batches_of_step, loss_fn, number) for number in range(LAW_STEPS["fp32"])]
+    weights = engine.full_weights()
+    too_short = "nothing"
+    if mode.kind != "ddp":  # there all agree that a single sentence is not cut
+        too_short = _told(lambda: _step(engine, batches_of_step, _Short(engine, 0), 1))
+    engine.close()
+    return Shortage(results, weights, before, after, too_short)
+
+
+def _told(action: Callable[[], Any]) -> str:
+    try:
+        action()
+    except OutOfMemory as error:
+        return f"{error}"
+    return "nothing"
 
 
 def tiny_transformer() -> Transformer:

@@ -13,8 +13,10 @@ from trainer.engine.accelerate_engine import AccelerateEngine
 from trainer.engine.base import Engine, LossSums
 from trainer.engine.config import EngineConfig, OptimizerConfig
 from trainer.engine.optimizer import build_optimizer
+from trainer.errors import OutOfMemory
 
 OPTIMIZER = OptimizerConfig(eps=1e-6, weight_decay=0.1, clip=0.3)
+LONG = [ToyBatch(torch.arange(30))]
 
 
 def _create(optimizer: OptimizerConfig = OPTIMIZER) -> Engine:
@@ -107,6 +109,68 @@ def test_a_loaded_engine_goes_on_bit_for_bit(engine: Engine) -> None:
 def test_full_weights_are_copies(engine: Engine) -> None:
     engine.full_weights()["embedding.weight"].zero_()
     assert engine.full_weights()["embedding.weight"].any()
+
+
+class _Short:
+    """A loss that finds no memory, in forward or backward, for micro-batches of more than 20 target tokens."""
+
+    def __init__(self, error: Exception, in_backward: bool = False) -> None:
+        self._error, self._in_backward = error, in_backward
+
+    def __call__(self, model: nn.Module, batch: ToyBatch) -> LossSums:
+        short = batch.num_target_tokens > 20
+        if short and not self._in_backward:
+            raise self._error
+        sums = toy_loss(model, batch)
+        if short:
+            sums.loss.register_hook(self._fail)
+        return sums
+
+    def _fail(self, gradient: torch.Tensor) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_in_forward_the_micro_batch_is_made_in_parts(engine: Engine, error: Exception) -> None:
+    whole = _create()
+    for step in range(3):
+        expected = whole.step(batches_of_step(step), toy_loss, lr=1e-2)
+        found = engine.step(batches_of_step(step), _Short(error), lr=1e-2)
+        assert (found.loss, found.grad_norm) == pytest.approx((expected.loss, expected.grad_norm), rel=1e-5)
+        assert (expected.num_splits, found.num_splits) == (
+            0,
+            sum(batch.num_target_tokens > 20 for batch in batches_of_step(step)),
+        )
+
+
+def test_out_of_memory_elsewhere_is_told_as_such(engine: Engine) -> None:
+    shortage = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+    with pytest.raises(OutOfMemory, match=r"Tried to allocate 2 GiB$"):
+        engine.step(LONG, _Short(shortage, in_backward=True), lr=1e-2)
+    with pytest.raises(OutOfMemory):
+        _create().rehearse(LONG, _Short(shortage))
+    with pytest.raises(RuntimeError, match="something else"):
+        _create().step(LONG, _Short(RuntimeError("something else")), lr=1e-2)
+
+
+def test_a_rehearsal_takes_the_memory_of_moments_and_changes_nothing(engine: Engine) -> None:
+    untouched = _create()
+    engine.rehearse(batches_of_step(5), toy_loss)
+    assert isinstance(engine, AccelerateEngine)
+    assert len(engine._optimizer.state) == len(list(build_model().parameters()))
+    for step in range(2):
+        results = [e.step(batches_of_step(step), toy_loss, lr=1e-2) for e in (engine, untouched)]
+        assert results[0] == results[1]
+    for name, weight in engine.full_weights().items():
+        assert torch.equal(weight, untouched.full_weights()[name])
 
 
 def test_only_matrices_decay() -> None:

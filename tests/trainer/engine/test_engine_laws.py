@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.ranks import run_on_ranks
 from tests.trainer.engine import rank_checks as checks
-from tests.trainer.engine.rank_checks import MODES, TRANSFORMER_MODES, Mode, Report, Training
+from tests.trainer.engine.rank_checks import MODES, SPLITTING_MODES, TRANSFORMER_MODES, Mode, Report, Training
 from tests.trainer.engine.toy import MemoryReader, batches_of_step, build_model, save, toy_loss
 from trainer.engine.base import StepResult
 
@@ -149,6 +149,29 @@ def test_a_state_of_many_ranks_resumes_in_one_process(
     engine.load_fragments(saved)
     rest = range(checks.SAVE_AFTER, checks.SAVE_AFTER + checks.RESUMED_STEPS)
     _assert_same_results(checks.steps(engine, rest), one_process["continued"])
+
+
+@pytest.mark.parametrize("mode", SPLITTING_MODES, ids=str)
+def test_out_of_memory_on_one_rank_the_step_is_made_in_parts(
+    reports: Reports, one_process: dict[str, Any], mode: Mode
+) -> None:
+    shortages = [report.shortage[mode] for report in reports]
+    assert any(result.num_splits for result in shortages[0].results)
+    for shortage in shortages:
+        assert [r.num_splits for r in shortage.results] == [r.num_splits for r in shortages[0].results]
+        _assert_same_results(shortage.results, one_process["toy"].results)
+        assert _relative_difference(shortage.weights, one_process["toy"].weights) < 1e-5
+
+
+@pytest.mark.parametrize("mode", SPLITTING_MODES, ids=str)
+def test_a_rehearsal_changes_nothing(reports: Reports, mode: Mode) -> None:
+    for report in reports:
+        assert report.shortage[mode].after_rehearsal.equals(report.shortage[mode].before_rehearsal)
+
+
+@pytest.mark.parametrize("mode", [mode for mode in SPLITTING_MODES if mode.kind != "ddp"], ids=str)
+def test_where_one_rank_has_nothing_left_to_cut_all_give_up(reports: Reports, mode: Mode) -> None:
+    assert {report.shortage[mode].too_short for report in reports} == {"a micro-batch of a single sentence"}
 
 
 def test_another_engine_than_asked_for_is_noticed() -> None:

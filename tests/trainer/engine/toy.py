@@ -1,5 +1,6 @@
 """A small language model with everything that troubles engines: tied embedding, checkpointing, vectors, one scalar."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,13 @@ class ToyBatch:
     @property
     def num_target_tokens(self) -> int:
         return self.tokens.numel() - 1
+
+    def parts(self, number: int) -> "list[ToyBatch]":
+        """Each target token in one part: a part begins with the token before its first target."""
+        if number > self.num_target_tokens:
+            raise ValueError("too few tokens")
+        cuts = [self.num_target_tokens * n // number for n in range(number + 1)]
+        return [ToyBatch(self.tokens[start : end + 1]) for start, end in itertools.pairwise(cuts)]
 
 
 class Embedding(nn.Module):

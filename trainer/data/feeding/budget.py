@@ -1,7 +1,7 @@
 """What a micro-batch may hold."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,15 @@ class Budget:
     def num_filler_sentences(self) -> int:
         """Enough sentences of at most `max_length` tokens to fill an empty batch, one token to each in a full one."""
         return -(-(max(self.max_source_tokens, self.max_target_tokens) + _MULTIPLE) // (self.max_length - 1))
+
+    def scaled(self, share: float) -> "Budget | None":
+        """That share of every bound but the sentence's length; None where a longest sentence would not fit."""
+        source, target, sentences = (
+            round(share * bound) for bound in (self.max_source_tokens, self.max_target_tokens, self.max_sentences)
+        )
+        if min(source, target) < self.max_length:
+            return None
+        return replace(self, max_source_tokens=source, max_target_tokens=target, max_sentences=max(1, sentences))
 
     def static_tokens(self, max_tokens: int) -> int:
         """Length of a filled side: the budget and one token per filler sentence, in whole tiles of 64."""

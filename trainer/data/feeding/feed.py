@@ -13,6 +13,7 @@ from trainer.data.feeding.budget import choose_budget
 from trainer.data.feeding.counts import COUNTED, corpus_counts, count
 from trainer.data.feeding.lane_reader import LaneReader, PairSource
 from trainer.data.feeding.lanes import LaneState, Order, dropout_seed
+from trainer.data.feeding.largest import largest_micro_batch
 from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.feeding.prefetch import Prefetcher
 from trainer.data.feeding.stored_pairs import StoredPairs
@@ -100,6 +101,11 @@ class TrainingData:
             self._counts[dealt.micro_batch.lane] += dealt.counts_4C
         self._micro_batches += self._config.micro_batches_per_step
         return [dealt.micro_batch for dealt in step]
+
+    def largest(self, share: float) -> MicroBatch | None:
+        """The largest micro-batch of a run with that share of the budget; None where no pair might fit into it."""
+        budget = self.budget.scaled(share)
+        return largest_micro_batch(budget, self._ids, self._static) if budget else None
 
     def state(self) -> dict[str, Any]:
         """Where this rank's lanes stand, JSON-able; `merge_states` makes one of all ranks', for any world size."""

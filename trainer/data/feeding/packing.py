@@ -3,7 +3,7 @@
 Shape suffixes: N sentences, S source tokens, T target tokens, L tokens of either side.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from model.batch import PackedBatch
 from trainer.data.feeding.budget import Budget
+from trainer.data.hashing import stable_hash
 from trainer.data.sentences import IntArray, Side, token_index
 from trainer.data.tokenizer import SpecialIds
 
@@ -38,6 +39,33 @@ class MicroBatch:
     def num_pairs(self) -> int:
         """Real pairs, filler not counted."""
         return len(self.pair_ids[0])
+
+    def parts(self, number: int) -> "list[MicroBatch]":
+        """The same pairs in `number` micro-batches of about as many tokens each, without filler.
+
+        Their dropout is drawn anew. Raises ValueError where there are fewer pairs.
+        """
+        if number == 1:
+            return [self]
+        if number > self.num_pairs:
+            raise ValueError(f"{self.num_pairs} pairs cannot be cut into {number} parts")
+        tokens_N = (self.batch.source_cu + self.batch.target_cu)[1 : self.num_pairs + 1].numpy()
+        wanted = tokens_N[-1] * np.arange(1, number) / number
+        # At least one pair in each, however long the longest is.
+        earliest = np.arange(1, number)
+        cuts = np.maximum.accumulate(np.searchsorted(tokens_N, wanted, "right") - earliest) + earliest
+        cuts = np.clip(cuts, earliest, self.num_pairs - number + earliest)
+        bounds = [0, *cuts.tolist(), self.num_pairs]
+        return [self._part(n, *bounds[n : n + 2]) for n in range(number)]
+
+    def _part(self, number: int, first: int, last: int) -> "MicroBatch":
+        corpus_N, row_N = self.pair_ids
+        return replace(
+            self,
+            batch=self.batch.part(first, last),
+            seed=stable_hash(self.seed, first, last) >> 1,
+            pair_ids=(corpus_N[first:last], row_N[first:last]),
+        )
 
 
 def pack(source: Side, target: Side, ids: SpecialIds, static: Budget | None = None) -> PackedBatch:

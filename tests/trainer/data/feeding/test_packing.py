@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from trainer.data.feeding.budget import Budget
-from trainer.data.feeding.packing import pack
+from trainer.data.feeding.largest import largest_micro_batch
+from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.sentences import Side
 from trainer.data.tokenizer import SpecialIds
 
@@ -74,3 +75,58 @@ def test_filling_costs_little() -> None:
         for tokens in (budget.max_source_tokens, budget.max_target_tokens):
             assert budget.static_tokens(tokens) <= tokens + budget.num_filler_sentences + 63
     assert Budget(4096, 4096, 552, 256).static_tokens(4096) <= 1.02 * 4096
+
+
+def micro_batch(lengths: list[int], static: Budget | None = None) -> MicroBatch:
+    """Pairs with so many target tokens, and a source token more."""
+    source, target = ([[n + 4] * (length + extra) for n, length in enumerate(lengths)] for extra in (1, 0))
+    places = np.arange(len(lengths))
+    return MicroBatch(pack(side(source), side(target), IDS, static), 7, 3, 99, (np.zeros_like(places), places))
+
+
+@pytest.mark.parametrize("static", [None, Budget(64, 40, 10, 8)], ids=["packed", "static"])
+@pytest.mark.parametrize("number", [1, 2, 3, 5])
+def test_parts_hold_the_same_sentences_without_filler(static: Budget | None, number: int) -> None:
+    whole = micro_batch([7, 1, 1, 2, 3], static)
+    parts = whole.parts(number)
+    assert len(parts) == number
+    assert [row for part in parts for row in part.pair_ids[1].tolist()] == list(range(5))
+    assert sum(part.num_target_tokens for part in parts) == whole.num_target_tokens
+    assert {(part.index, part.lane) for part in parts} == {(7, 3)}
+    assert len({part.seed for part in parts}) == number
+    if number > 1:
+        for part in parts:
+            rows = part.pair_ids[1].tolist()
+            expected = micro_batch([[7, 1, 1, 2, 3][row] for row in rows]).batch
+            assert part.batch.source_cu.tolist() == expected.source_cu.tolist()
+            assert part.batch.target_positions_T.tolist() == expected.target_positions_T.tolist()
+            assert part.batch.target_in_T.tolist()[0] == BOS
+            assert set(part.batch.target_out_T.tolist()) == {row + 4 for row in rows}
+
+
+def test_parts_are_about_as_large_and_a_pair_is_never_cut() -> None:
+    sizes = [part.num_target_tokens for part in micro_batch([3] * 40).parts(4)]
+    assert sizes == [30] * 4
+    assert [part.num_pairs for part in micro_batch([7, 1]).parts(2)] == [1, 1]
+    with pytest.raises(ValueError, match="2 pairs cannot be cut into 3 parts"):
+        micro_batch([7, 1]).parts(3)
+
+
+@pytest.mark.parametrize("budget", [Budget(64, 40, 10, 8), Budget(900, 1000, 50, 256), Budget(4096, 900, 50, 256)])
+def test_the_largest_micro_batch_fills_both_sides_with_long_sentences(budget: Budget) -> None:
+    found = largest_micro_batch(budget, IDS, static=False)
+    batch = found.batch
+    assert (batch.source_S.numel(), batch.num_target_tokens) == (budget.max_source_tokens, budget.max_target_tokens)
+    lengths = torch.cat([batch.source_cu.diff(), batch.target_cu.diff()])
+    assert lengths.max() <= budget.max_length
+    assert (batch.target_out_T != PAD).all()
+    assert found.num_pairs == batch.num_sentences
+    filled, full = largest_micro_batch(budget, IDS, static=True).batch, pack(side(SOURCE), side(TARGET), IDS, budget)
+    assert [x.shape for x in (filled.source_S, filled.target_cu)] == [x.shape for x in (full.source_S, full.target_cu)]
+
+
+def test_a_share_of_a_budget_holds_a_longest_sentence_or_is_none() -> None:
+    budget = Budget(900, 1000, 50, 256)
+    assert budget.scaled(0.5) == Budget(450, 500, 25, 256)
+    assert budget.scaled(0.25) is None
+    assert budget.scaled(1) == budget

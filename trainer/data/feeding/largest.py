@@ -1,0 +1,30 @@
+"""The micro-batch that takes the most memory."""
+
+import numpy as np
+
+from trainer.data.feeding.budget import Budget
+from trainer.data.feeding.packing import MicroBatch, pack
+from trainer.data.sentences import Side
+from trainer.data.tokenizer import SpecialIds
+
+
+def largest_micro_batch(budget: Budget, ids: SpecialIds, static: bool) -> MicroBatch:
+    """Both sides full, in sentences as long as may be, because attention grows with the square of their length.
+
+    `static` gives it the shape of all batches.
+    """
+    sizes = budget.max_source_tokens, budget.max_target_tokens
+    num_sentences = max(-(-size // budget.max_length) for size in sizes)
+    # Any id will do, but one that the loss does not pass over.
+    source, target = (
+        _side(size, num_sentences, i) for size, i in zip(sizes, (ids.source_pad_id, ids.bos_id), strict=True)
+    )
+    places_N = np.zeros(num_sentences, np.int64)
+    batch = pack(source, target, ids, budget if static else None)
+    return MicroBatch(batch, index=-1, lane=-1, seed=0, pair_ids=(places_N, places_N))
+
+
+def _side(num_tokens: int, num_sentences: int, token: int) -> Side:
+    length_N = np.full(num_sentences, num_tokens // num_sentences)
+    length_N[: num_tokens % num_sentences] += 1
+    return Side(np.full(num_tokens, token, np.int32), length_N)

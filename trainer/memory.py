@@ -1,0 +1,98 @@
+"""What a run does about memory.
+
+Before its first step it rehearses the largest micro-batch there can be, so that too large a budget fails in the first
+minute. Where memory runs out later, the engine computes a micro-batch in parts; where it cannot (the collectives of
+ZeRO cannot be taken back once they have begun), the run ends, and RUN/memory.json has the next start compute every
+micro-batch in parts. Either way every sentence is learnt from, and a step is what it was: sums over the same tokens.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from trainer.config import Config
+from trainer.data.feeding.packing import MicroBatch
+from trainer.engine.base import Engine, LossFunction
+from trainer.errors import OutOfMemory, UserError
+
+MEMORY_FILE = "memory.json"
+MAX_PARTS = 16
+_RUNGS = (0.25, 0.5, 1.0)  # shares of the budget that are rehearsed in turn, so that one that fits can be named
+
+
+def rehearse(
+    engine: Engine, largest: Callable[[float], MicroBatch | None], loss_fn: LossFunction, config: Config, parts: int
+) -> None:
+    """Makes steps of the largest micro-batches, each in so many `parts`, that change nothing; a collective.
+
+    `largest` makes one with a share of the budget, None where that is too small for any. Raises UserError, with what
+    does fit, where the whole budget does not.
+    """
+    data, fitting = config.data, None
+    per_rank = data.micro_batches_per_step // engine.world_size
+    for share in _RUNGS:
+        micro_batch = largest(share)
+        if micro_batch is None or micro_batch.num_pairs < parts:
+            continue
+        # A second backward adds to gradients that are there already: nothing later takes more.
+        micro_batches = in_parts([micro_batch] * min(per_rank, 2), parts)
+        try:
+            engine.rehearse(micro_batches, loss_fn)
+        except OutOfMemory as error:
+            raise UserError(_refusal(config, engine, fitting, error)) from error
+        fitting = round(share * data.max_tokens)
+
+
+def _refusal(config: Config, engine: Engine, fitting: int | None, error: OutOfMemory) -> str:
+    max_tokens = config.data.max_tokens
+    if fitting:
+        factor = max_tokens // fitting
+        remedy = (
+            f"{fitting} fits, so set that and `data.micro_batches_per_step` to "
+            f"{config.data.micro_batches_per_step * factor}, which leaves a step as large as it is"
+        )
+    else:
+        remedy = "nor does a quarter of it, so choose a smaller model or one that is spread over more processes"
+    return (
+        f"`data.max_tokens` is {max_tokens}, but micro-batches of so many target tokens do not fit into the memory of "
+        f"rank {engine.rank}: {remedy}; `engine.activation_checkpointing` full and `engine.kind` zero2 or zero3 spare "
+        f"memory, too ({error})."
+    )
+
+
+def in_parts(micro_batches: Sequence[MicroBatch], number: int) -> list[MicroBatch]:
+    """Each micro-batch in `number` parts. Raises UserError where one has fewer sentences."""
+    try:
+        return [part for micro_batch in micro_batches for part in micro_batch.parts(number)]
+    except ValueError as error:
+        raise UserError(
+            f"memory ran out, and micro-batches cannot be cut into {number} parts ({error}): choose a smaller model, "
+            "or spread it over more processes."
+        ) from error
+
+
+def num_parts(config: Config) -> int:
+    """In how many parts each micro-batch is computed: 1, or more where a run of this budget ran out of memory."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads(_path(config).read_text(encoding="utf-8"))
+        if found["max_tokens"] == config.data.max_tokens:
+            return int(found["parts"])
+    return 1
+
+
+def remember_parts(config: Config, parts: int) -> None:
+    """Has the next start compute each micro-batch in that many parts. Raises UserError where they would be too many."""
+    if parts > MAX_PARTS:
+        raise UserError(
+            f"memory runs out although every micro-batch of `data.max_tokens` ({config.data.max_tokens}) is computed "
+            f"in {MAX_PARTS} parts: something else must take it; look at the machine, then remove {_path(config)}."
+        )
+    temporary = _path(config).with_name(f".tmp-{MEMORY_FILE}-{os.getpid()}")  # several ranks may be short at once
+    temporary.write_text(json.dumps({"max_tokens": config.data.max_tokens, "parts": parts}), encoding="utf-8")
+    temporary.replace(_path(config))
+
+
+def _path(config: Config) -> Path:
+    return Path(config.run.directory) / MEMORY_FILE
