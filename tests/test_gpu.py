@@ -2,19 +2,25 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from model.config import ModelConfig
 from model.transformer import Transformer
+from trainer import checkpoint
 from trainer.config import Config, EvaluationConfig, RunConfig, TrackingConfig, WandbConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.feeding.budget import Budget
 from trainer.data.feeding.lanes import Order
-from trainer.data.feeding.packing import pack
+from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.sentences import Side
 from trainer.data.tokenizer import SpecialIds
+from trainer.engine import create_engine
+from trainer.engine.base import FRAGMENT_KINDS, Engine
 from trainer.engine.config import EngineConfig, OptimizerConfig
+from trainer.fragments import HostCopy
+from trainer.loop import training_loss
 from trainer.metrics import read_metrics
 
 pytestmark = [
@@ -51,6 +57,51 @@ def test_the_variable_length_kernel_agrees_with_padded_attention() -> None:
             if not name.endswith("bias"):
                 flat = parameter.grad.cpu().flatten()
                 assert torch.nn.functional.cosine_similarity(flat, gradients[name].flatten(), dim=0) > 0.99, name
+
+
+def _engine_and_batches() -> tuple[Engine, list[MicroBatch]]:
+    torch.manual_seed(1)
+    engine = create_engine(Transformer(SIZES, 100, pad_id=0), EngineConfig(kind="ddp"), OptimizerConfig())
+    length_N = np.full(400, 40)
+    side, places = Side(np.full(length_N.sum(), 5), length_N), np.zeros(400, int)
+    return engine, [MicroBatch(pack(side, side, SpecialIds(0, 0, 2)), 0, 0, 1, (places, places))]
+
+
+def test_out_of_memory_on_the_device_the_micro_batch_is_made_in_parts() -> None:
+    engine, whole = _engine_and_batches()
+    loss_fn = training_loss(0.1, engine.device)
+    peaks = []
+    for batches in (whole[0].parts(2), whole):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        engine.rehearse(batches, loss_fn)
+        peaks.append(torch.cuda.max_memory_reserved())
+    assert peaks[0] < peaks[1]
+    total = torch.cuda.get_device_properties(engine.device).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(sum(peaks) / 2 / total)
+    try:
+        result = engine.step(whole, loss_fn, lr=0.0)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert result.num_splits >= 1
+    assert result.loss == pytest.approx(engine.step(whole, loss_fn, lr=0.0).loss, rel=1e-3)
+
+
+def test_a_checkpoint_is_copied_into_pinned_memory(tmp_path: Path) -> None:
+    engine, whole = _engine_and_batches()
+    engine.step(whole, training_loss(0.1, engine.device), lr=1e-3)
+    copy = HostCopy()
+    copy.take(engine.fragments())
+    assert all(flat.is_pinned() for flat in copy._flat.values())
+    (tmp_path / "state").mkdir()
+    copy.write(tmp_path, 0, 1)
+    (tmp_path / "trainer.json").write_text('{"num_updates": 1}')
+    files = checkpoint.fragment_files(tmp_path)
+    for fragment in engine.fragments():
+        for kind in FRAGMENT_KINDS:
+            stored = files.read(fragment.name, kind, fragment.offset, fragment.length)
+            assert torch.equal(stored, getattr(fragment, kind).cpu())
 
 
 @pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3"])

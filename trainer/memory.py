@@ -19,7 +19,12 @@ from trainer.errors import OutOfMemory, UserError
 
 MEMORY_FILE = "memory.json"
 MAX_PARTS = 16
-_RUNGS = (0.25, 0.5, 1.0)  # shares of the budget that are rehearsed in turn, so that one that fits can be named
+_RUNGS = (
+    1 / 16,
+    1 / 4,
+    1 / 2,
+    1.0,
+)  # shares of the budget that are rehearsed in turn, so that one that fits can be named
 
 
 def rehearse(
@@ -30,7 +35,7 @@ def rehearse(
     `largest` makes one with a share of the budget, None where that is too small for any. Raises UserError, with what
     does fit, where the whole budget does not.
     """
-    data, fitting = config.data, None
+    data, tried = config.data, list[int]()
     per_rank = data.micro_batches_per_step // engine.world_size
     for share in _RUNGS:
         micro_batch = largest(share)
@@ -38,27 +43,27 @@ def rehearse(
             continue
         # A second backward adds to gradients that are there already: nothing later takes more.
         micro_batches = in_parts([micro_batch] * min(per_rank, 2), parts)
+        tried.append(round(share * data.max_tokens))
         try:
             engine.rehearse(micro_batches, loss_fn)
         except OutOfMemory as error:
-            raise UserError(_refusal(config, engine, fitting, error)) from error
-        fitting = round(share * data.max_tokens)
+            raise UserError(_refusal(config, engine.rank, tried, error)) from error
 
 
-def _refusal(config: Config, engine: Engine, fitting: int | None, error: OutOfMemory) -> str:
-    max_tokens = config.data.max_tokens
+def _refusal(config: Config, rank: int, tried: list[int], error: OutOfMemory) -> str:
+    *fitting, too_large = tried
     if fitting:
-        factor = max_tokens // fitting
+        factor = config.data.max_tokens // fitting[-1]
         remedy = (
-            f"{fitting} fits, so set that and `data.micro_batches_per_step` to "
+            f"{fitting[-1]} fits, so set that and `data.micro_batches_per_step` to "
             f"{config.data.micro_batches_per_step * factor}, which leaves a step as large as it is"
         )
     else:
-        remedy = "nor does a quarter of it, so choose a smaller model or one that is spread over more processes"
+        remedy = "choose a smaller model, or spread it over more processes"
     return (
-        f"`data.max_tokens` is {max_tokens}, but micro-batches of so many target tokens do not fit into the memory of "
-        f"rank {engine.rank}: {remedy}; `engine.activation_checkpointing` full and `engine.kind` zero2 or zero3 spare "
-        f"memory, too ({error})."
+        f"`data.max_tokens` is {config.data.max_tokens}, but micro-batches of {too_large} target tokens do not fit into "
+        f"the memory of rank {rank}: {remedy}; `engine.activation_checkpointing` full and `engine.kind` zero2 or zero3 "
+        f"spare memory, too ({error})."
     )
 
 

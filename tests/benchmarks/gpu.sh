@@ -39,3 +39,6 @@ speed --preset base --max-tokens 32768
 speed --preset big --max-tokens 16384
 speed --preset big --max-tokens 16384 --engine zero2
 speed --preset big --max-tokens 32768 --activation-checkpointing full
+
+timeout 60 python3 tests/benchmarks/checkpoint.py --preset big --directory "$work" | tee -a "$output" ||
+  echo "the cost of a checkpoint was not measured" >&2

@@ -78,7 +78,7 @@ def test_too_large_a_budget_fails_before_the_first_step(
 
     def short(engine: AccelerateEngine, loss: torch.Tensor) -> None:
         calls.append(1)
-        if len(calls) > 4:  # a quarter and a half of the budget, two micro-batches each
+        if len(calls) > 4:  # a quarter and a half of the budget, two micro-batches each; a sixteenth holds no sentence
             raise torch.OutOfMemoryError("CUDA out of memory.")
         whole(engine, loss)
 

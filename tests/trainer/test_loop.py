@@ -131,10 +131,10 @@ def test_before_the_first_step_the_largest_micro_batch_is_rehearsed(tmp_path: Pa
     loop = make_loop(tmp_path, FakeEngine())
     loop.run()
     engine = cast(FakeEngine, loop.engine)
-    assert engine.rehearsed == [[4, 4]] * 3, "two micro-batches, of a quarter, a half and the whole budget"
+    assert engine.rehearsed == [[4, 4]] * 4, "two micro-batches, of four shares of the budget"
     loop.progress.step = 6
     loop.run()
-    assert len(engine.rehearsed) == 3, "a run that has ended"
+    assert len(engine.rehearsed) == 4, "a run that has ended"
 
 
 def test_a_shortage_of_memory_is_told_now_and_then(tmp_path: Path) -> None:

@@ -51,11 +51,11 @@ def run(config: Config, room: float, parts: int = 1) -> list[list[int]]:
 
 
 def test_a_budget_that_fits_is_tried_up_to_the_whole(config: Config) -> None:
-    assert run(config, room=MAX_TOKENS) == [[64, 64], [128, 128], [256, 256]]
+    assert run(config, room=MAX_TOKENS) == [[16, 16], [64, 64], [128, 128], [256, 256]]
 
 
 def test_parts_take_less(config: Config) -> None:
-    assert run(config, room=64, parts=4) == [[16] * 8, [32] * 8, [64] * 8]
+    assert run(config, room=64, parts=4) == [[16] * 8, [32] * 8, [64] * 8], "a sixteenth has too few pairs"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,9 @@ def test_parts_take_less(config: Config) -> None:
     [
         (200, "128 fits, so set that and `data.micro_batches_per_step` to 8,"),
         (64, "64 fits, so set that and `data.micro_batches_per_step` to 16,"),
-        (63, "nor does a quarter of it"),
+        (63, "of 64 target tokens do not fit"),
+        (63, "16 fits"),
+        (15, "of 16 target tokens do not fit into the memory of rank 1: choose a smaller model"),
     ],
 )
 def test_a_budget_that_does_not_fit_is_refused_with_one_that_does(config: Config, room: float, remedy: str) -> None:
