@@ -19,12 +19,8 @@ from trainer.errors import OutOfMemory, UserError
 
 MEMORY_FILE = "memory.json"
 MAX_PARTS = 16
-_RUNGS = (
-    1 / 16,
-    1 / 4,
-    1 / 2,
-    1.0,
-)  # shares of the budget that are rehearsed in turn, so that one that fits can be named
+# Shares of the budget that are rehearsed in turn, so that one that fits can be named.
+_RUNGS = (1 / 16, 1 / 4, 1 / 2, 1.0)
 
 
 def rehearse(
@@ -61,9 +57,9 @@ def _refusal(config: Config, rank: int, tried: list[int], error: OutOfMemory) ->
     else:
         remedy = "choose a smaller model, or spread it over more processes"
     return (
-        f"`data.max_tokens` is {config.data.max_tokens}, but micro-batches of {too_large} target tokens do not fit into "
-        f"the memory of rank {rank}: {remedy}; `engine.activation_checkpointing` full and `engine.kind` zero2 or zero3 "
-        f"spare memory, too ({error})."
+        f"`data.max_tokens` is {config.data.max_tokens}, but micro-batches of {too_large} target tokens do not fit "
+        f"into the memory of rank {rank}: {remedy}; `engine.activation_checkpointing` full and `engine.kind` zero2 or "
+        f"zero3 spare memory, too ({error})."
     )
 
 
