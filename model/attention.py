@@ -8,21 +8,30 @@ of a padded sentence, C padded cells, D d_model.
 """
 
 import inspect
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import varlen
 
 from model.dropout import dropout
 from model.layout import AttentionLayout, PaddedGroup, Padding
 from model.linear import Linear
 
-# torch 2.11 and 2.12 take `is_causal`; later ones say the same with a window that reaches left without end.
-_CAUSAL: dict[str, Any] = (
-    {"is_causal": True} if "is_causal" in inspect.signature(varlen.varlen_attn).parameters else {"window_size": (-1, 0)}
-)
+
+@cache
+def _varlen_attention(causal: bool) -> Callable[..., Any]:
+    """The variable-length kernel, imported where it is used: it brings torch.compile with it, a second or two."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    if not causal:
+        return varlen_attn
+    # torch 2.11 and 2.12 take `is_causal`; later ones say the same with a window that reaches left without end.
+    takes_flag = "is_causal" in inspect.signature(varlen_attn).parameters
+    window: dict[str, Any] = {"is_causal": True} if takes_flag else {"window_size": (-1, 0)}
+    return partial(varlen_attn, **window)
 
 
 class _Pad(torch.autograd.Function):
@@ -59,9 +68,8 @@ def attend(
     """(T, H, K): for each query the mean of its sentence's values, weighted by softmax(q k / sqrt(K))."""
     if layout.query_padding is None:
         assert attention_dropout == 0, "the variable-length kernel has no dropout"
-        window = _CAUSAL if layout.causal else {}
         lengths = (layout.query_cu, layout.key_cu, layout.max_query_length, layout.max_key_length)
-        return cast(Tensor, varlen.varlen_attn(query_THK, key_SHK, value_SHK, *lengths, **window))
+        return cast(Tensor, _varlen_attention(layout.causal)(query_THK, key_SHK, value_SHK, *lengths))
     return _attend_padded(query_THK, key_SHK, value_SHK, layout, attention_dropout)
 
 
