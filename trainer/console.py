@@ -39,7 +39,10 @@ class Sample(NamedTuple):
 
 
 class Console:
-    """Disabled (every rank but 0) it prints nothing. A context manager, so that the bar is always taken down."""
+    """Disabled (every rank but 0) it prints nothing. A context manager, so that the bar is always taken down.
+
+    `keep` takes the same lines for a log file, a report in plain text also where a bar shows it.
+    """
 
     def __init__(
         self,
@@ -47,11 +50,13 @@ class Console:
         max_steps: int,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        keep: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._enabled = enabled
         self._max_steps = max_steps
         self._stream = stream or sys.stderr
         self._clock = clock
+        self._keep = keep
         self._start = clock()
         self._bar: _Bar | None = None
 
@@ -77,12 +82,14 @@ class Console:
 
     def train(self, record: Mapping[str, Any]) -> None:
         """Shows a `train` record of `metrics.jsonl`; numbers that it lacks are left out."""
+        share, numbers = record["step"] / self._max_steps, train_numbers(record)
+        line = f"step {record['step']}/{self._max_steps} ({share:.1%}) | {numbers}"
         if self._bar:
-            self._bar.numbers = train_numbers(record)
+            self._bar.numbers = numbers
             self._bar.move_to(record["step"])
+            self._keep(line)
         else:
-            share = record["step"] / self._max_steps
-            self.message(f"step {record['step']}/{self._max_steps} ({share:.1%}) | {train_numbers(record)}")
+            self.message(line)
 
     def valid(self, record: Mapping[str, Any], samples: Sequence[Sample] = (), best: bool = False) -> None:
         """Shows a `valid` record, marked where it is the best so far, and a few translations."""
@@ -92,6 +99,7 @@ class Console:
         """Prints above the bar; any thread may call it."""
         if not self._enabled:
             return
+        self._keep(text)
         if self._bar:
             self._bar.console.print(Text(text), soft_wrap=True)
         else:

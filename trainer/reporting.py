@@ -1,5 +1,8 @@
 """One report, three places: `metrics.jsonl` (the truth), the console and the tracker. Rank 0 alone reports."""
 
+import os
+import socket
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +22,9 @@ class Reporter:
 
     def start(self) -> None:
         self._console.start(self._facts)
-        if self._facts.start_step:
-            self._record("event", {"step": self._facts.start_step, "event": "resumed"})
+        where = {"host": socket.gethostname(), "world_size": self._facts.world_size, "engine": self._facts.engine}
+        where |= {"slurm_job": os.environ.get("SLURM_JOB_ID")}
+        self._event(self._facts.start_step, "resumed" if self._facts.start_step else "started", where)
 
     def step(self, step: int) -> None:
         """Moves the progress bar."""
@@ -36,7 +40,7 @@ class Reporter:
 
     def event(self, step: int, event: str, detail: str) -> None:
         """Something a user must be able to find later: a checkpoint, a skipped step, a failed save."""
-        self._record("event", {"step": step, "event": event, "detail": detail})
+        self._event(step, event, {"detail": detail})
         self._console.message(f"step {step}: {event}: {detail}")
 
     def rolled_back(self, step: int, detail: str) -> None:
@@ -46,7 +50,7 @@ class Reporter:
         self.event(step, "rolled back", detail)
 
     def finish(self, step: int, outcome: str, best: str | None) -> None:
-        self._record("event", {"step": step, "event": "ended", "detail": outcome})
+        self._event(step, "ended", {"detail": outcome})
         self._console.finish(step, self._facts, best, outcome)
 
     def close(self, verdict: Verdict) -> None:
@@ -55,6 +59,9 @@ class Reporter:
         self._tracker.close(verdict)
         if self._metrics:
             self._metrics.close()
+
+    def _event(self, step: int, event: str, more: Mapping[str, Any]) -> None:
+        self._record("event", {"step": step, "event": event, "time": time.time(), **more})
 
     def _record(self, kind: str, values: Mapping[str, Any]) -> None:
         if self._metrics is None:

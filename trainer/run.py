@@ -4,7 +4,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from trainer.evaluation import Evaluator
 from trainer.loop import Collaborators, Loop, Progress
 from trainer.metrics import MetricsFile
 from trainer.model_directory import build_model
+from trainer.rank_log import RankLog
 from trainer.reporting import Reporter
 from trainer.run_directory import metrics_path, owning, prepare
 from trainer.run_state import RunState
@@ -54,13 +55,14 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> str:
     directory = Path(config.run.directory)
     with (
         owning(directory) if rank == 0 else nullcontext(),
+        RankLog(directory, rank, world_size) as log,
         # First, so that its processes start while the model is built.
         closing(training_data(config, prepared, Share(rank, world_size), device)) as data,
-        closing(Watchdog(directory, rank, config.hang, give_up).start()) as watchdog,
+        closing(Watchdog(directory, rank, config.hang, log.telling(give_up)).start()) as watchdog,
     ):
         state = RunState(directory, rank, world_size, config.run.max_steps)
         try:
-            verdict = _train(config, prepared, data, stop, watchdog, state)
+            verdict = _train(config, prepared, data, stop, _Signs(watchdog, state, log))
         except BaseException as error:
             state.failed(watchdog.step, error)
             if isinstance(error, OutOfMemory):
@@ -70,26 +72,33 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> str:
     return verdict
 
 
-def _train(
-    config: Config, prepared: Prepared, data: TrainingData, stop: StopRequest, watchdog: Watchdog, state: RunState
-) -> str:
+@dataclass(frozen=True)
+class _Signs:
+    """What a process shows of itself to whoever looks from outside."""
+
+    watchdog: Watchdog
+    state: RunState
+    log: RankLog
+
+
+def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopRequest, signs: _Signs) -> str:
     model = initial_model(config, prepared.tokenizers)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = create_engine(model, config.engine, config.optimizer)
     resumed = newest_verified(engine, Path(config.run.directory))
     progress = restore(resumed, config, engine, data) if resumed else Progress()
-    reporter = _reporter(config, engine, prepared, progress.step, num_parameters)
+    reporter = _reporter(config, engine, prepared, progress.step, num_parameters, signs.log)
     outcome: Verdict = "failed"
-    state.training(progress.step)
+    signs.state.training(progress.step)
     try:
         reporter.start()
         evaluator = _evaluator(config, prepared.tokenizers)
         go_back = partial(_go_back, config, engine)
         num_parts = engine.gather(memory.num_parts(config))[0]
-        parts = Collaborators(engine, data, evaluator, reporter, stop, watchdog, go_back, num_parts)
+        parts = Collaborators(engine, data, evaluator, reporter, stop, signs.watchdog, go_back, num_parts)
         loop = Loop(config, parts, progress)
         verdict = loop.run()
-        state.ended(loop.progress.step, verdict)
+        signs.state.ended(loop.progress.step, verdict)
         reporter.finish(loop.progress.step, verdict, _best(config, loop.progress))
         outcome = "interrupted" if verdict in signal.Signals.__members__ else "finished"
     finally:
@@ -183,7 +192,9 @@ def _evaluator(config: Config, tokenizers: TokenizerPair) -> Evaluator | None:
     return Evaluator(replica, tokenizers, sets, config.evaluation, config.data)
 
 
-def _reporter(config: Config, engine: Engine, prepared: Prepared, start_step: int, num_parameters: int) -> Reporter:
+def _reporter(
+    config: Config, engine: Engine, prepared: Prepared, start_step: int, num_parameters: int, log: RankLog
+) -> Reporter:
     directory = Path(config.run.directory)
     facts = RunFacts(
         run_directory=directory,
@@ -195,7 +206,7 @@ def _reporter(config: Config, engine: Engine, prepared: Prepared, start_step: in
         tokens_per_step=config.data.max_tokens * config.data.micro_batches_per_step,
         start_step=start_step,
     )
-    console = Console(engine.rank == 0, config.run.max_steps)
+    console = Console(engine.rank == 0, config.run.max_steps, log.screen, keep=log.keep)
     if engine.rank != 0:
         return Reporter(facts, console)
     tracker = create_tracker(directory, config.tracking.wandb, asdict(config), console.message)

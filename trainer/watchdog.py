@@ -1,6 +1,7 @@
 """Notices a rank that makes no progress and ends the job, so that a launcher can start it again.
 
-    RUN/heartbeats/rank-00003.json   {"step", "phase", "time", "host", "pid"}, rewritten every few seconds
+    RUN/heartbeats/rank-00003.json   {"step", "phase", "idle", "limit", "time", "host", "pid"}, rewritten every few
+                                     seconds; "idle" seconds without progress, of "limit" that are allowed
     RUN/heartbeats/rank-00003.stacks all threads' stacks, written by a rank that hung
 
 A rank that waits for another inside a collective hangs as well: the stacks of all ranks tell who waited for whom.
@@ -110,6 +111,7 @@ class Watchdog:
 
     def _write_heartbeat(self) -> None:
         beat = {"step": self._step, "phase": self._phase, "time": time.time()}
+        beat |= {"idle": round(time.monotonic() - self._last, 1), "limit": self.limit}
         temporary = self._stem.with_suffix(".tmp")
         with suppress(OSError):  # a full disk is no hang
             temporary.write_text(json.dumps(beat | {"host": socket.gethostname(), "pid": os.getpid()}))
