@@ -71,7 +71,17 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_train, _add_prepare, _add_data, _add_translate, _add_evaluate, _add_average, _add_config):
+    for add in (
+        _add_train,
+        _add_prepare,
+        _add_data,
+        _add_translate,
+        _add_evaluate,
+        _add_average,
+        _add_status,
+        _add_logs,
+        _add_config,
+    ):
         add(subparsers)
     return parser
 
@@ -187,6 +197,37 @@ example:
     parser.add_argument("--output", metavar="DIR", required=True, help="the model directory to write")
 
 
+def _add_status(subparsers: Subparsers) -> None:
+    text = """\
+Shows where a run stands, from its files and from SLURM: its state, step, loss, BLEU, speed and time to the end, its
+restarts and what they came after, its last checkpoint, ranks that are silent, and how it failed. Of a folder, the table
+of all runs in it. Ctrl-C ends --watch.
+
+examples:
+  dragoman status
+  dragoman status runs/multi30k_en_de --watch"""
+    parser = _add(subparsers, commands.status, "where a run stands, or all runs in a folder", text)
+    parser.add_argument("run", metavar="RUN", nargs="?", default="runs", help="a run, or a folder; default: runs")
+    parser.add_argument(
+        "--watch", type=_seconds, metavar="SECONDS", nargs="?", const=2.0, help="look again every 2 or so many seconds"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, of a folder a list of them")
+
+
+def _add_logs(subparsers: Subparsers) -> None:
+    text = """\
+Prints what a rank of a run has said last. Rank 0 says what the terminal shows; the others have warnings and the last
+words of a process that was aborted. Ctrl-C ends --follow.
+
+example:
+  dragoman logs runs/multi30k_en_de --rank 1 --follow"""
+    parser = _add(subparsers, commands.logs, "what a rank of a run has said", text)
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("--rank", type=_natural, metavar="R", default=0, help="default: 0")
+    parser.add_argument("--lines", type=_natural, metavar="N", default=20, help="how many to begin with; default: 20")
+    parser.add_argument("--follow", action="store_true", help="go on with what is added")
+
+
 def _add_config(subparsers: Subparsers) -> None:
     text = """\
 Prints the configuration that a run would have: every setting, with the presets and changes worked in.
@@ -202,6 +243,16 @@ def _count(text: str) -> int:
 
 def _natural(text: str) -> int:
     return _at_least(0, text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, but is {text!r}") from None
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"must lie between 0.1 and 86400 seconds, but is {text}")
+    return seconds
 
 
 def _at_least(least: int, text: str) -> int:

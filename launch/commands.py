@@ -4,6 +4,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
@@ -157,4 +158,25 @@ def average(options: Namespace) -> int:
 
     number, best = (options.last, False) if options.last else (options.best, True)
     average_checkpoints(Path(options.run), number, Path(options.output), best)
+    return 0
+
+
+def status(options: Namespace) -> int:
+    """Shows where runs stand."""
+    from launch.status import find_runs
+    from launch.status_text import show
+
+    folder = Path(options.run)
+    runs = find_runs(folder)
+    with suppress(KeyboardInterrupt) if options.watch else nullcontext():
+        show(runs, table=runs != [folder], as_json=options.json, watch=options.watch)
+    return 0
+
+
+def logs(options: Namespace) -> int:
+    """Shows what a rank has said."""
+    from launch.logs import show_log
+
+    with suppress(KeyboardInterrupt) if options.follow else nullcontext():
+        show_log(Path(options.run), options.rank, options.lines, options.follow)
     return 0

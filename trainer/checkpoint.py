@@ -18,26 +18,14 @@ from typing import Any
 
 from torch import Tensor
 
+from trainer.checkpoint_names import CHECKPOINTS, list_checkpoints, name_of, step_of
 from trainer.config import CheckpointConfig
 from trainer.errors import UserError
 from trainer.fragments import STATE_DIRECTORY, FragmentFiles
 
-CHECKPOINTS, MANIFEST = "checkpoints", "manifest.json"
-_PUBLISHED = re.compile(r"step-(\d{8})")
+MANIFEST = "manifest.json"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)?")
 _FORMAT, _DOCUMENTS = 1, ("lanes.json", "trainer.json")
-
-
-def name_of(step: int) -> str:
-    """The directory name of the checkpoint after `step`."""
-    return f"step-{step:08d}"
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step after which a published checkpoint was taken."""
-    found = _PUBLISHED.fullmatch(checkpoint.name)
-    assert found, f"{checkpoint} is no published checkpoint"
-    return int(found[1])
 
 
 def temporary_of(run_directory: Path, step: int) -> Path:
@@ -91,12 +79,6 @@ def _remove(checkpoint: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     checkpoint.rename(old)
     shutil.rmtree(old)
-
-
-def list_checkpoints(run_directory: Path) -> list[Path]:
-    """Published checkpoints, oldest first."""
-    found = (run_directory / CHECKPOINTS).glob("step-*")
-    return sorted(path for path in found if _PUBLISHED.fullmatch(path.name))
 
 
 def verify(checkpoint: Path, rank: int = 0, world_size: int = 1) -> list[str]:

@@ -19,11 +19,22 @@ from typing import TextIO
 from trainer.errors import UserError
 
 LOGS = "logs"
+_BYTES_OF_A_LINE = 1000  # more than nearly all have
 
 
 def log_path(run_directory: Path, rank: int) -> Path:
     """Where a rank's log lies."""
     return run_directory / LOGS / f"rank-{rank:05d}.log"
+
+
+def last_lines(run_directory: Path, rank: int, number: int) -> list[str]:
+    """The end of a rank's log, however long that is; empty where there is none."""
+    try:
+        with log_path(run_directory, rank).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - number * _BYTES_OF_A_LINE))
+            return file.read().decode(errors="replace").splitlines()[-number:]
+    except OSError:
+        return []
 
 
 class RankLog:

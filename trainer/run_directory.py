@@ -8,9 +8,11 @@ import fcntl
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from trainer.config import Config
 from trainer.configuration import CONFIG_FILE, dump, load, require_same_run
@@ -22,6 +24,7 @@ from trainer.data.tokenizer import TOKENIZER_FILES
 from trainer.errors import UserError
 
 OWNER = "owner"
+_SECONDS_TO_LOCK = 1.0
 # What the user can mend about a folder; a full disk is told where it is noticed.
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG)
 
@@ -127,7 +130,7 @@ def owning(directory: str | Path) -> Iterator[None]:
     """
     with (Path(directory) / OWNER).open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError as error:
             file.seek(0)
             raise UserError(
@@ -137,6 +140,36 @@ def owning(directory: str | Path) -> Iterator[None]:
         except OSError:  # some cluster file systems have no locks
             pass
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.write(f"{process_name(os.getpid(), socket.gethostname())}\n")
         file.flush()
         yield
+
+
+def process_name(pid: int, host: str) -> str:
+    """How the owner of a run directory is told."""
+    return f"process {pid} on {host}"
+
+
+def _lock(file: IO[str]) -> None:
+    """Waits a second for the lock: `find_owner` may be looking."""
+    deadline = time.monotonic() + _SECONDS_TO_LOCK
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_SECONDS_TO_LOCK / 20)
+
+
+def find_owner(directory: str | Path) -> str | None:
+    """The process that holds the run directory just now; None where no lock is to be seen from this machine."""
+    try:
+        with (Path(directory) / OWNER).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "a process"
+    except OSError:
+        pass
+    return None

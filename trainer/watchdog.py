@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from trainer.config import HangConfig
 
@@ -37,6 +38,17 @@ def end_process(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
     finally:
         os._exit(GAVE_UP)
+
+
+def read_heartbeats(run_directory: Path) -> dict[int, dict[str, Any]]:
+    """The last heartbeat of each rank, of whatever start; what cannot be read is left out."""
+    beats = {}
+    for path in (run_directory / HEARTBEATS).glob("rank-*.json"):
+        with suppress(OSError, ValueError):
+            beat = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(beat, dict) and {"step", "time"} <= beat.keys():
+                beats[int(path.stem.removeprefix("rank-"))] = beat
+    return dict(sorted(beats.items()))
 
 
 class Watchdog:

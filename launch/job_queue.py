@@ -1,0 +1,51 @@
+"""What SLURM says of jobs. Asks once for all of them, and never waits long."""
+
+import shutil
+import subprocess
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+_SECONDS_TO_ANSWER = 5.0
+_UNKNOWN = ("", "N/A", "None", "(null)", "Unknown", "INVALID")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of SLURM; what SLURM does not say is None. `start` is expected where the job still waits."""
+
+    id: str
+    state: str
+    reason: str | None = None
+    nodes: str | None = None
+    time_left: str | None = None
+    start: str | None = None
+
+
+def find_jobs(ids: Iterable[str]) -> dict[str, Job]:
+    """The jobs by id: from the queue, else from accounting. Without SLURM, and of forgotten jobs, there is nothing."""
+    wanted = sorted({number for number in ids if number.isdigit()})
+    if not wanted:
+        return {}
+    jobs = {}
+    queue = ["squeue", "--noheader", "--states=all", f"--jobs={','.join(wanted)}", "--format=%A|%T|%r|%N|%L|%S"]
+    for number, state, *more in _rows(queue, 6):
+        jobs[number] = Job(number, state, *(None if cell in _UNKNOWN else cell for cell in more))
+    missing = [number for number in wanted if number not in jobs]
+    accounting = ["sacct", "--noheader", "--allocations", "--parsable2", f"--jobs={','.join(missing)}"]
+    if missing:
+        for number, state in _rows([*accounting, "--format=JobIDRaw,State"], 2):
+            jobs[number] = Job(number, state)
+    return jobs
+
+
+def _rows(command: list[str], num_columns: int) -> list[list[str]]:
+    if shutil.which(command[0]) is None:
+        return []
+    with suppress(OSError, subprocess.TimeoutExpired):
+        answer = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=False
+        )
+        rows = [line.split("|") for line in answer.stdout.splitlines()]
+        return [row for row in rows if len(row) == num_columns]
+    return []

@@ -1,0 +1,114 @@
+"""What has happened to a run: its starts and what ended each, its saves, its failures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint_names import list_checkpoints, step_of
+
+RESTARTS = "restarts.jsonl"
+_NO_REASON = "died without a word"
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Something that happened at a step, told in a text; `time` in seconds since 1970, None where nobody wrote it."""
+
+    step: int
+    time: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Restart:
+    """A start of the run after its first; `reason` is what had ended the one before."""
+
+    step: int
+    time: float | None
+    host: str | None
+    world_size: int | None
+    slurm_job: str | None
+    reason: str
+
+
+def read_requeues(directory: Path) -> list[dict[str, Any]]:
+    """The decisions of SLURM's job script to start the run again, in order, as far as they can be read."""
+    records = []
+    with suppress(OSError):
+        for line in (directory / RESTARTS).read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                record = json.loads(line)
+                records += [record] if isinstance(record, dict) else []
+    return records
+
+
+def restarts(events: Sequence[Record], failures: Sequence[Record], requeues: Sequence[Record]) -> list[Restart]:
+    """All starts but the first, in order; `events` are those of `metrics.jsonl`."""
+    found: list[Restart] = []
+    before: Record | None = None
+    ended: str | None = None
+    for event in events:
+        if event.get("event") == "ended":
+            ended = str(event.get("detail"))
+        if event.get("event") not in ("started", "resumed"):
+            continue
+        if before is not None or event["event"] == "resumed":
+            span = (before.get("time") or 0.0 if before else 0.0, event.get("time") or inf)
+            found.append(_restart(event, ended or _failure_between(span, failures), _requeue_between(span, requeues)))
+        before, ended = event, None
+    return found
+
+
+def _restart(event: Record, reason: str | None, requeue: str | None) -> Restart:
+    told = [reason or _NO_REASON, *([f"SLURM: {requeue}"] if requeue and requeue != reason else [])]
+    return Restart(
+        step=event.get("step", 0),
+        time=event.get("time"),
+        host=event.get("host"),
+        world_size=event.get("world_size"),
+        slurm_job=event.get("slurm_job"),
+        reason="; ".join(told),
+    )
+
+
+def _failure_between(span: tuple[float, float], failures: Sequence[Record]) -> str | None:
+    """The first one: the others follow from it."""
+    for failure in failures:
+        if span[0] < failure.get("time", 0.0) < span[1]:
+            return f"rank {failure.get('rank')}: {failure.get('error')}"
+    return None
+
+
+def _requeue_between(span: tuple[float, float], requeues: Sequence[Record]) -> str | None:
+    reasons = [str(r["reason"]) for r in requeues if r.get("reason") and span[0] < r.get("time", 0.0) < span[1]]
+    return reasons[-1] if reasons else None
+
+
+def last_saves(directory: Path, events: Sequence[Record]) -> tuple[Moment | None, Moment | None]:
+    """The newest checkpoint, and the last save that failed if that was after it."""
+    checkpoints = list_checkpoints(directory)
+    saved = None
+    if checkpoints:
+        newest = checkpoints[-1]
+        with suppress(OSError):  # retention may just be removing it
+            saved = Moment(step_of(newest), newest.stat().st_mtime, str(newest))
+    for event in reversed(events):
+        if event.get("event") == "saved":
+            break
+        if event.get("event") == "save failed":
+            return saved, Moment(event.get("step", 0), event.get("time"), str(event.get("detail")))
+    return saved, None
+
+
+def told_failures(failures: Sequence[Record]) -> list[Moment]:
+    """Failures as they are told, in order."""
+    return [
+        Moment(f.get("step", 0), f.get("time"), f"rank {f.get('rank')} on {f.get('host')}: {f.get('error')}")
+        for f in failures
+    ]

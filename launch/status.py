@@ -1,0 +1,194 @@
+"""Where a run stands: facts from its files and from SLURM, read without torch and without waiting."""
+
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.job_queue import Job, find_jobs
+from launch.run_history import Moment, Record, Restart, last_saves, read_requeues, restarts, told_failures
+from trainer.errors import UserError
+from trainer.metrics_digest import MetricsDigest
+from trainer.rank_log import last_lines
+from trainer.run_directory import OWNER, find_owner, metrics_path, process_name
+from trainer.run_state import read_failures, read_state
+from trainer.watchdog import read_heartbeats
+
+# A heartbeat comes every 10 s. So much older, the process is gone, or its file system is.
+_SECONDS_TO_BE_SILENT = 60.0
+# Of the time that a rank may be without progress before it counts as hung.
+_NOTEWORTHY = 0.25
+_NUM_FAILURES, _NUM_LINES = 3, 8
+
+
+@dataclass(frozen=True)
+class Score:
+    """The last validation on one set and the best; BLEU is None where nothing was translated."""
+
+    name: str
+    step: int
+    nll: float | None
+    bleu: float | None
+    best_step: int | None
+    best_bleu: float | None
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """`state` is training, starting, finished, stopped, failed, died (no process is left, and none said why) or new.
+
+    Times are seconds since 1970. `loss`, `nll` and `tokens_per_second` (real target tokens) are the last report's;
+    `last_lines` are what was said before a run failed or died.
+    """
+
+    run: str
+    state: str
+    detail: str
+    started: float | None
+    last_alive: float | None
+    host: str | None
+    world_size: int | None
+    engine: str | None
+    step: int
+    max_steps: int | None
+    loss: float | None
+    nll: float | None
+    tokens_per_second: float | None
+    eta_seconds: float | None
+    scores: list[Score]
+    restarts: list[Restart]
+    checkpoint: Moment | None
+    failed_save: Moment | None
+    troubled_ranks: list[str]
+    failures: list[Moment]
+    last_lines: list[str]
+    job: Job | None
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The run directory itself, or those in a folder and in its folders. Raises UserError where there is none."""
+    if (folder / OWNER).exists():
+        return [folder]
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}: name a run directory, or a folder that holds some.")
+    found = sorted({path.parent for pattern in (f"*/{OWNER}", f"*/*/{OWNER}") for path in folder.glob(pattern)})
+    if not found:
+        raise UserError(f"no run has been started in {folder}: name a run directory, or a folder that holds some.")
+    return found
+
+
+class RunReader:
+    """Reads one run again and again, of its metrics only what is new."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._metrics = MetricsDigest(metrics_path(directory))
+
+    @property
+    def job_ids(self) -> list[str]:
+        """The SLURM jobs that have to do with the run, the newest last."""
+        said = [record.get("job") for record in read_requeues(self._directory)]
+        said.append((read_state(self._directory) or {}).get("slurm_job"))
+        return [str(job) for job in said if job]
+
+    def read(self, jobs: Mapping[str, Job]) -> RunStatus:
+        """The run as it stands now; `jobs` is what SLURM says."""
+        self._metrics.update()
+        now, said = time.time(), read_state(self._directory) or {}
+        beats = _heartbeats(self._directory, said)
+        state, detail = _state(said, find_owner(self._directory), beats, now)
+        train, events = self._metrics.train or {}, self._metrics.events
+        failures = read_failures(self._directory)
+        checkpoint, failed_save = last_saves(self._directory, events)
+        ids = [number for number in self.job_ids if number in jobs]
+        return RunStatus(
+            run=str(self._directory),
+            state=state,
+            detail=detail,
+            started=said.get("started"),
+            last_alive=max([said.get("time", 0.0), *(beat["time"] for beat in beats.values())]) or None,
+            host=said.get("host"),
+            world_size=said.get("world_size"),
+            engine=next((event["engine"] for event in reversed(events) if "engine" in event), None),
+            step=max([train.get("step", 0), said.get("step", 0), *(beat["step"] for beat in beats.values())]),
+            max_steps=said.get("max_steps"),
+            loss=train.get("loss"),
+            nll=train.get("nll"),
+            tokens_per_second=train.get("tokens_per_second"),
+            eta_seconds=self._eta(train, now) if state == "training" else None,
+            scores=[_score(name, records) for name, records in self._metrics.valid.items()],
+            restarts=restarts(events, failures, read_requeues(self._directory)),
+            checkpoint=checkpoint,
+            failed_save=failed_save,
+            troubled_ranks=list(_troubles(said, beats, now)) if state == "training" else [],
+            failures=told_failures(failures[-_NUM_FAILURES:]),
+            last_lines=_last_lines(self._directory, state, failures, beats),
+            job=jobs[ids[-1]] if ids else None,
+        )
+
+    def _eta(self, train: Record, now: float) -> float | None:
+        """The last report's, less the time since it."""
+        if train.get("eta_seconds") is None:
+            return None
+        return max(0.0, train["eta_seconds"] - (now - metrics_path(self._directory).stat().st_mtime))
+
+
+def read_all(readers: Sequence[RunReader]) -> list[RunStatus]:
+    """All runs, with one question to SLURM."""
+    jobs = find_jobs(number for reader in readers for number in reader.job_ids)
+    return [reader.read(jobs) for reader in readers]
+
+
+def _heartbeats(directory: Path, said: Record) -> dict[int, dict[str, Any]]:
+    """Of the last start: an earlier one may have had more ranks."""
+    since, world_size = said.get("started", 0.0) - _SECONDS_TO_BE_SILENT, said.get("world_size", 0)
+    return {r: b for r, b in read_heartbeats(directory).items() if r < world_size and b["time"] >= since}
+
+
+def _state(said: Record, owner: str | None, beats: Mapping[int, Record], now: float) -> tuple[str, str]:
+    """What the run does, and more about it. `said` is the word of rank 0, which may have died since."""
+    state, reason = said.get("state"), said.get("reason")
+    if owner is not None and (state is None or owner != process_name(said.get("pid", 0), str(said.get("host")))):
+        return "starting", f"{owner} prepares the data or loads the model"
+    if state is None:
+        return "new", "nothing has been trained yet"
+    if state != "training":
+        return state, str(reason)
+    if owner is not None:
+        return state, owner
+    recent = any(now - beat["time"] < _SECONDS_TO_BE_SILENT for beat in beats.values())
+    if recent and said.get("host") != socket.gethostname():
+        return state, f"process {said.get('pid')} on {said.get('host')}, whose lock is not to be seen from here"
+    return "died", "no process is left, and none said why; the same command goes on from the last checkpoint"
+
+
+def _troubles(said: Record, beats: Mapping[int, Record], now: float) -> Iterator[str]:
+    """A sentence for each rank that is silent, or has made no step for long."""
+    for rank in range(said.get("world_size", 0)):
+        beat = beats.get(rank)
+        if beat is None:
+            yield f"rank {rank} has not been heard of"
+        elif now - beat["time"] > _SECONDS_TO_BE_SILENT:
+            yield f"rank {rank} on {beat.get('host')} has been silent for {now - beat['time']:.0f} s"
+        elif beat.get("idle", 0.0) > _NOTEWORTHY * beat.get("limit", float("inf")):
+            yield (
+                f"rank {rank} on {beat.get('host')} has made no progress for {beat['idle']:.0f} s in the phase "
+                f"{beat.get('phase')!r} after step {beat['step']}; it counts as hung after {beat['limit']:.0f} s"
+            )
+
+
+def _score(name: str, records: Sequence[Record]) -> Score:
+    last = records[-1]
+    best = max((r for r in records if r.get("bleu") is not None), key=lambda r: r["bleu"], default={})
+    return Score(name, last["step"], last.get("nll"), last.get("bleu"), best.get("step"), best.get("bleu"))
+
+
+def _last_lines(directory: Path, state: str, failures: Sequence[Record], beats: Mapping[int, Record]) -> list[str]:
+    """The end of the newest traceback, or of the log of the rank that was the first to fall silent."""
+    if state == "failed" and failures:
+        return str(failures[-1].get("traceback")).splitlines()[-_NUM_LINES:]
+    if state == "died":
+        return last_lines(directory, min(beats, key=lambda rank: beats[rank]["time"], default=0), _NUM_LINES)
+    return []
