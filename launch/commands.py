@@ -163,13 +163,10 @@ def average(options: Namespace) -> int:
 
 def status(options: Namespace) -> int:
     """Shows where runs stand."""
-    from launch.status import find_runs
     from launch.status_text import show
 
-    folder = Path(options.run)
-    runs = find_runs(folder)
     with suppress(KeyboardInterrupt) if options.watch else nullcontext():
-        show(runs, table=runs != [folder], as_json=options.json, watch=options.watch)
+        show(Path(options.run), options.json, options.watch)
     return 0
 
 

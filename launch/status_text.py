@@ -13,26 +13,30 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.run_history import Moment, Restart
-from launch.status import RunReader, RunStatus, Score, read_all
+from launch.status import RunReader, RunStatus, Score, find_runs, read_all
 from trainer.console import duration, perplexity
 from trainer.data.printable import printable
 
 _WIDE = 200  # columns of a table that goes into a file
 _NUM_RESTARTS = 5
-_COLUMNS = ("run", "state", "step", "loss", "BLEU", "tgt tok/s", "to the end", "checkpoint", "restarts", "SLURM")
+_COLUMNS = ("run", "state", "step", "loss", "BLEU", "tok/s", "to end", "saved", "starts", "SLURM")
 
 
-def show(directories: Sequence[Path], table: bool, as_json: bool, watch: float | None) -> None:
-    """Prints where the runs stand; with `watch` again after so many seconds, until Ctrl-C."""
-    readers = [RunReader(directory) for directory in directories]
+def show(folder: Path, as_json: bool, watch: float | None) -> None:
+    """Prints where a run stands, or all runs in a folder; with `watch` again and again, after so many seconds.
+
+    Raises UserError where there is no run.
+    """
+    readers: dict[Path, RunReader] = {}
     console = Console(width=None if sys.stdout.isatty() else _WIDE)
 
     def look() -> RenderableType:
-        statuses = read_all(readers)
+        runs = find_runs(folder)
+        statuses = read_all([readers.setdefault(run, RunReader(run)) for run in runs])
         if as_json:
             documents = [asdict(status) for status in statuses]
-            return Text(json.dumps(documents if table else documents[0]))
-        return status_table(statuses) if table else status_text(statuses[0])
+            return Text(json.dumps(documents[0] if runs == [folder] else documents))
+        return status_text(statuses[0]) if runs == [folder] else status_table(statuses)
 
     def put(seen: RenderableType) -> None:
         print(seen.plain) if isinstance(seen, Text) else console.print(seen)
@@ -91,10 +95,11 @@ def _restarts(restarts: Sequence[Restart], now: float) -> Iterator[tuple[str, st
 
 
 def status_table(statuses: Sequence[RunStatus]) -> RenderableType:
-    """One line a run."""
+    """One line a run: the best BLEU, real target tokens a second, how old the newest checkpoint is."""
     table, now = Table(box=None, pad_edge=False), time.time()
     for column in _COLUMNS:
-        table.add_column(column, overflow="fold", justify="left" if column in ("run", "state", "SLURM") else "right")
+        is_text = column in ("run", "state", "SLURM")
+        table.add_column(column, overflow="fold", no_wrap=column != "run", justify="left" if is_text else "right")
     for status in statuses:
         table.add_row(*(Text(cell) for cell in _cells(status, now)))
     problems = [f"{s.run}: {printable(text)}" for s in statuses for text in _problems(s)]
@@ -104,14 +109,15 @@ def status_table(statuses: Sequence[RunStatus]) -> RenderableType:
 def _cells(status: RunStatus, now: float) -> Iterator[str]:
     yield status.run
     yield status.state
-    yield _step(status)
+    yield f"{status.step}/{status.max_steps or '?'}"
     yield "" if status.loss is None else f"{status.loss:.4f}"
     best = status.scores[0].best_bleu if status.scores else None
     yield "" if best is None else f"{best:.2f}"
     yield "" if status.tokens_per_second is None else f"{status.tokens_per_second:,.0f}"
     yield "" if status.eta_seconds is None else duration(status.eta_seconds)
-    yield "" if status.checkpoint is None else _moment(status.checkpoint, now)
-    yield str(len(status.restarts))
+    saved = status.checkpoint.time if status.checkpoint else None
+    yield "" if saved is None else duration(max(0.0, now - saved))
+    yield str(1 + len(status.restarts))
     yield "" if status.job is None else f"{status.job.id} {status.job.state}"
 
 

@@ -13,7 +13,7 @@ from launch import commands
 from launch.cli import main
 from trainer.errors import UserError
 
-COMMANDS = ("train", "prepare", "data", "translate", "evaluate", "average", "config")
+COMMANDS = ("train", "prepare", "data", "translate", "evaluate", "average", "status", "logs", "config")
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+from launch.status import RunReader
 from trainer.metrics import read_metrics
+from trainer.rank_log import log_path
 
 pytestmark = pytest.mark.slow
 
@@ -91,6 +93,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def wait_for_state(run: Path, state: str) -> None:
+    """The workers end a moment after what has started them."""
+    deadline = time.monotonic() + 30
+    while RunReader(run).read({}).state != state:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(tmp_path_factory.mktemp("runs"))
@@ -143,12 +153,20 @@ def test_killed_and_started_again_it_makes_exactly_the_same_steps(
     name = f"killed-{kind}-{precision}"
     process = runs.start(name, *changes, processes=2)
     runs.wait_for_step(name, killed_at)
+    assert RunReader(runs.folder / name).read({}).state == "training"
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+    wait_for_state(runs.folder / name, "died")
     resumed = runs.finished(name, *changes, processes=2)
     assert_same_losses(resumed, undisturbed, 0.0)
     events = [r for r in read_metrics(runs.folder / name / "metrics.jsonl") if r["kind"] == "event"]
     assert any(e["event"] == "resumed" and e["step"] > 0 for e in events)
+    status = RunReader(runs.folder / name).read({})
+    assert (status.state, status.step) == ("finished", STEPS)
+    assert [restart.reason for restart in status.restarts] == ["died without a word"]
+    for rank in range(2):
+        lines = log_path(runs.folder / name, rank).read_text().splitlines()
+        assert [f"rank {rank} of 2, " in line for line in lines if line.startswith("===")] == [True, True]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
@@ -173,6 +191,7 @@ def test_a_rank_that_hangs_ends_the_job_and_the_next_start_goes_on(runs: Runs, r
     assert process.returncode == 75, errors
     assert "rank 0" in errors
     assert "has made no progress" in errors
+    assert "has made no progress" in log_path(runs.folder / "hung", 0).read_text()
     assert "trainer/loop.py" in (runs.folder / "hung" / "heartbeats" / "rank-00000.stacks").read_text()
     assert not is_alive(heartbeat["pid"])
     assert_same_losses(runs.finished("hung", processes=2), reference, 1e-5)

@@ -1,0 +1,57 @@
+"""Restarts with what each came after, and the saves."""
+
+from pathlib import Path
+from typing import Any
+
+from launch.run_history import Moment, last_saves, read_requeues, restarts
+
+
+def start(event: str, step: int, time: float | None) -> dict[str, Any]:
+    return {"event": event, "step": step, "time": time, "host": "n1", "world_size": 2, "slurm_job": "7"}
+
+
+def test_each_restart_has_its_reason() -> None:
+    events = [
+        start("started", 0, 10.0),
+        {"event": "ended", "step": 40, "time": 20.0, "detail": "SIGUSR1"},
+        start("resumed", 40, 30.0),
+        start("resumed", 60, 50.0),
+        start("resumed", 60, 70.0),
+    ]
+    failures = [
+        {"time": 45.0, "rank": 1, "error": "OSError: no disk", "step": 61},
+        {"time": 45.5, "rank": 0, "error": "RuntimeError: connection closed", "step": 61},
+    ]
+    requeues = [{"time": 21.0, "job": 7, "reason": "the time limit"}, {"no": "reason"}]
+    found = restarts(events, failures, requeues)
+    assert [(restart.step, restart.reason) for restart in found] == [
+        (40, "SIGUSR1; SLURM: the time limit"),
+        (60, "rank 1: OSError: no disk"),
+        (60, "died without a word"),
+    ]
+    assert (found[0].host, found[0].world_size, found[0].slurm_job, found[0].time) == ("n1", 2, "7", 30.0)
+
+
+def test_runs_from_before_starts_had_a_time_and_a_first_event_have_restarts_too() -> None:
+    assert [r.reason for r in restarts([{"event": "resumed", "step": 3}], [], [])] == ["died without a word"]
+
+
+def test_a_failed_save_counts_until_the_next_good_one(tmp_path: Path) -> None:
+    assert last_saves(tmp_path, []) == (None, None)
+    for name in ("step-00000010", "step-00000020", ".tmp-step-00000030"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    events = [
+        {"event": "save failed", "step": 15, "time": 1.0, "detail": "old"},
+        {"event": "saved", "step": 20, "time": 2.0, "detail": "…"},
+    ]
+    saved, failed = last_saves(tmp_path, events)
+    assert saved is not None
+    assert (saved.step, failed) == (20, None)
+    events.append({"event": "save failed", "step": 30, "time": 3.0, "detail": "No space left on device"})
+    assert last_saves(tmp_path, events)[1] == Moment(30, 3.0, "No space left on device")
+
+
+def test_requeues_are_read_as_far_as_they_go(tmp_path: Path) -> None:
+    assert read_requeues(tmp_path) == []
+    (tmp_path / "restarts.jsonl").write_text('{"job": 1, "reason": "preempted"}\n[]\n{"job": 2, "rea')
+    assert read_requeues(tmp_path) == [{"job": 1, "reason": "preempted"}]

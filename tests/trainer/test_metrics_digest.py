@@ -1,0 +1,49 @@
+"""The digest of a growing file says what a full reading says."""
+
+from pathlib import Path
+from typing import Any
+
+from trainer.metrics import MetricsFile
+from trainer.metrics_digest import MetricsDigest
+
+STARTED = {"kind": "event", "step": 0, "event": "started"}
+
+
+def train(step: int) -> dict[str, Any]:
+    return {"kind": "train", "step": step, "loss": 9.0 - step}
+
+
+def valid(step: int, name: str = "news") -> dict[str, Any]:
+    return {"kind": "valid", "step": step, "name": name, "bleu": float(step)}
+
+
+def test_what_is_added_is_read_and_a_rewritten_file_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    digest = MetricsDigest(path)
+    digest.update()
+    assert (digest.train, digest.valid, digest.events) == (None, {}, [])
+    file = MetricsFile(path)
+    for record in (STARTED, train(1), valid(1), train(2)):
+        file.write(record)
+    digest.update()
+    assert (digest.train, digest.valid, digest.events) == (train(2), {"news": [valid(1)]}, [STARTED])
+    for record in (train(3), valid(3), valid(3, "talks")):
+        file.write(record)
+    digest.update()
+    assert (digest.train, digest.valid) == (train(3), {"news": [valid(1), valid(3)], "talks": [valid(3, "talks")]})
+    file.drop_after(2)
+    digest.update()
+    assert (digest.train, digest.valid, digest.events) == (train(2), {"news": [valid(1)]}, [STARTED])
+
+
+def test_a_line_is_taken_when_it_is_whole_and_a_torn_one_never(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"kind": "train", "step": 1}\n{"kind": "train", "st')
+    digest = MetricsDigest(path)
+    digest.update()
+    assert digest.train == {"kind": "train", "step": 1}
+    with path.open("a") as file:
+        file.write('ep": 2}\n{"kind": "tr{"kind": "event"}\n[]\n')
+    digest.update()
+    assert digest.train == {"kind": "train", "step": 2}
+    assert digest.events == []
