@@ -37,10 +37,6 @@ class PairEncoder:
             tokenizers.target.check_sampling()
         self._tokenizers, self._max_length, self._sampling = tokenizers, max_length, sampling
 
-    def without_sampling(self) -> "PairEncoder":
-        """An encoder that gives every sentence its best segmentation."""
-        return PairEncoder(self._tokenizers, self._max_length)
-
     def encode(
         self, sources: Sequence[str | bytes], targets: Sequence[str | bytes], seed_N: NDArray[np.uint64] | None = None
     ) -> EncodedPairs:

@@ -57,7 +57,6 @@ class StreamedPairs:
         self._manifests = [store.manifest for store in stores]
         self._order, self._num_workers = order, num_workers
         self._read = TextReader(stores, encoder)
-        self._measure = TextReader(stores, encoder.without_sampling())
         self._pool = worker_pool(num_workers, _start_worker, (self._read,)) if num_workers else None
 
     def request(self, draws: Draws) -> Pending:
@@ -77,23 +76,32 @@ class StreamedPairs:
     def mean_lengths(self) -> NDArray[np.float64]:
         """Of some thousand pairs, spread evenly over each corpus: the same on all ranks and after each resume.
 
-        Of their best segmentations: drawing takes many times as long, and nothing has been cached yet.
         Raises UserError where those of a corpus are all too long.
         """
-        return np.array([self._mean_length(corpus) for corpus in range(len(self._manifests))])
+        shares = self._order.shares.tolist()
+        rows = [measured_rows(m.num_pairs, share) for m, share in zip(self._manifests, shares, strict=True)]
+        row_N, num_C = np.concatenate(rows), np.array([len(row_N) for row_N in rows])
+        draws = Draws(np.repeat(np.arange(len(rows)), num_C), row_N, np.zeros_like(row_N))
+        parts = [draws.part(first, first + self.chunk_pairs) for first in range(0, len(draws), self.chunk_pairs)]
+        # All are asked for first, so that the workers share them.
+        pending = [self.request(part) for part in parts]
+        amounts = [self._amounts(part, wait()) for part, wait in zip(parts, pending, strict=True)]
+        kept_C, *tokens_2C = np.sum(amounts, axis=0)
+        for corpus in np.flatnonzero(kept_C == 0).tolist():
+            raise all_too_long(corpus, self._manifests[corpus].name, int(num_C[corpus]))
+        means: NDArray[np.float64] = np.array(tokens_2C).T / kept_C[:, None]
+        return means
 
     def close(self) -> None:
         """Ends the processes."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def _mean_length(self, corpus: int) -> tuple[float, float]:
-        manifest, share = self._manifests[corpus], self._order.shares[corpus]
-        row_N = measured_rows(manifest.num_pairs, share)
-        pairs = self._measure(np.full_like(row_N, corpus), row_N, np.zeros(len(row_N), np.uint64))
-        if not pairs.kept_N.any():
-            raise all_too_long(corpus, manifest.name, len(row_N))
-        return float(pairs.source.length_N.mean()), float(pairs.target.length_N.mean())
+    def _amounts(self, draws: Draws, encoded: EncodedPairs) -> IntArray:
+        """amounts_3C: how many pairs of each corpus are short enough, and their tokens on both sides."""
+        corpus_N, count = draws.corpus_N[encoded.kept_N], partial(np.bincount, minlength=len(self._manifests))
+        lengths = encoded.source.length_N, encoded.target.length_N
+        return np.array([count(corpus_N), *(count(corpus_N, length_N) for length_N in lengths)], np.int64)
 
 
 def _telling_death() -> AbstractContextManager[None]:
