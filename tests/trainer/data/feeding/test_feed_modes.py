@@ -7,19 +7,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.trainer.data.conftest import sentences
+from tests.trainer.data.conftest import sentences, side
 from tests.trainer.data.world import World, pairs, summary
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.encoding import EncodedPairs, PairEncoder
 from trainer.data.feeding.stored_pairs import StoredPairs
 from trainer.data.feeding.streamed_pairs import StreamedPairs
-from trainer.data.store import Store
+from trainer.data.store import TEXT_DTYPE, Store, writing_store
 from trainer.data.tokenizer import Tokenizer, TokenizerPair, train_tokenizer
 from trainer.errors import UserError
 
@@ -213,6 +214,23 @@ def test_the_estimated_budget_fills_both_sides(make_store: MakeStore, tokenizer:
     stores = [make_store(3000, 1, kind="text"), make_store(200, 2, kind="text")]
     config = DataConfig(train=CORPORA[:2], mode="stream", max_length=40, max_tokens=4000, window=512, workers=0)
     with World(stores, 1, config, encoder=encoder(tokenizer, None, 40)) as world:
+        budget, micro_batches = world.ranks[0].budget, world.steps(2)
+    tokens = [m.batch.source_S.numel() + m.num_target_tokens for m in micro_batches]
+    assert np.mean(tokens) > 0.95 * (budget.max_source_tokens + budget.max_target_tokens)
+
+
+def test_the_budget_is_estimated_from_what_is_drawn(tmp_path: Path) -> None:
+    """Drawn, words break up into more pieces; bytes, as which these numbers are spelled, do not."""
+    tokenizer = train_tokenizer(iter(sentences(400, 0)), TokenizerConfig(kind="bpe", vocab_size=600))
+    draw = random.Random(1)
+    texts = sentences(3000, 1), [str(draw.randrange(10**9)) for _ in range(3000)]
+    with writing_store(tmp_path / "store", TEXT_DTYPE) as writer:
+        writer.append(*(side([list(text.encode()) for text in of_side]) for of_side in texts))
+        writer.finish("store", "fingerprint", {}, {})
+    store = Store.open(tmp_path / "store")
+    assert store is not None
+    config = DataConfig(train=CORPORA[:1], mode="stream", max_length=60, max_tokens=4000, window=512, workers=0)
+    with World([store], 1, config, encoder=encoder(tokenizer, 0.3, 60)) as world:
         budget, micro_batches = world.ranks[0].budget, world.steps(2)
     tokens = [m.batch.source_S.numel() + m.num_target_tokens for m in micro_batches]
     assert np.mean(tokens) > 0.95 * (budget.max_source_tokens + budget.max_target_tokens)
