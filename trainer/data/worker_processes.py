@@ -53,6 +53,12 @@ def worker_pool(num_workers: int, initializer: Callable[..., None], initargs: tu
     return pool
 
 
+def kill_workers(pool: ProcessPoolExecutor) -> None:
+    """Ends them in the midst of what they do; the pool is of no further use."""
+    for process in list(pool._processes.values()):
+        process.kill()
+
+
 @contextmanager
 def death_is_told(work: str) -> Iterator[None]:
     """Around waiting for a pool's futures: UserError where a worker died. `work` completes "a process that …"."""

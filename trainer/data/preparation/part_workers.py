@@ -8,7 +8,7 @@ from pathlib import Path
 from trainer.data.corpora.sources import Block
 from trainer.data.preparation.parts import PartFile, PartMaker
 from trainer.data.preparation.progress import Advance
-from trainer.data.worker_processes import worker_pool
+from trainer.data.worker_processes import kill_workers, worker_pool
 
 PART_PAIRS = 20_000
 """Raw pairs of a part: half a second of work, some megabytes of text."""
@@ -46,6 +46,11 @@ class PartWorkers:
                 under_way.append((self._submit(parts[-1], block), len(block[0])))
             while under_way:
                 _finish_first(under_way, advance)
+        except KeyboardInterrupt:
+            # Whoever presses Ctrl-C should not wait for some seconds of work that the next start makes good.
+            if self._pool is not None:
+                kill_workers(self._pool)
+            raise
         finally:
             _abandon(under_way)
         return parts

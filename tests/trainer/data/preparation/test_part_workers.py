@@ -1,6 +1,7 @@
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from trainer.data.corpora.sources import Block
 from trainer.data.preparation import part_workers
 from trainer.data.preparation.filters import PairFilter
 from trainer.data.preparation.part_workers import PartWorkers, regrouped
-from trainer.data.preparation.parts import PartMaker
+from trainer.data.preparation.parts import Part, PartMaker
 from trainer.data.store import TEXT_DTYPE
 from trainer.data.worker_processes import death_is_told
 from trainer.errors import UserError
@@ -105,6 +106,28 @@ def test_after_a_failure_of_reading_nobody_writes_any_more(tmp_path: Path) -> No
         (tmp_path / "other").mkdir()
         workers.write_parts(blocks(100), tmp_path / "other", ignore)
         assert sorted(tmp_path.glob("*.*")) == left
+
+
+class SleepingMaker(PartMaker):
+    """Takes longer than anybody waits."""
+
+    def make(self, sources: Sequence[str], targets: Sequence[str]) -> Part:
+        time.sleep(600)
+        return super().make(sources, targets)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_parts")
+def test_an_interrupt_does_not_wait_for_unfinished_parts(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[Block]:
+        yield from blocks(30)
+        raise KeyboardInterrupt
+
+    maker = SleepingMaker(MAKER.pair_filter, None, TEXT_DTYPE)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), PartWorkers(maker, 2) as workers:
+        workers.write_parts(interrupted(), tmp_path, ignore)
+    assert time.monotonic() - start < 120
 
 
 @pytest.mark.slow
