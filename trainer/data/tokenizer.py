@@ -7,7 +7,10 @@ import hashlib
 import io
 import os
 import re
+import signal
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -219,24 +222,39 @@ def train_tokenizer(lines: Iterator[str], config: TokenizerConfig, text: str = "
     """
     model = io.BytesIO()
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines,
-            model_writer=model,
-            model_type=config.kind,
-            vocab_size=config.vocab_size,
-            character_coverage=config.character_coverage,
-            byte_fallback=config.byte_fallback,
-            user_defined_symbols=list(config.user_symbols),
-            pad_id=PAD_ID,
-            unk_id=UNK_ID,
-            bos_id=BOS_ID,
-            eos_id=EOS_ID,
-            num_threads=_TRAINING_THREADS,
-            minloglevel=2,
-        )
+        with _ended_by_ctrl_c():
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=lines,
+                model_writer=model,
+                model_type=config.kind,
+                vocab_size=config.vocab_size,
+                character_coverage=config.character_coverage,
+                byte_fallback=config.byte_fallback,
+                user_defined_symbols=list(config.user_symbols),
+                pad_id=PAD_ID,
+                unk_id=UNK_ID,
+                bos_id=BOS_ID,
+                eos_id=EOS_ID,
+                num_threads=_TRAINING_THREADS,
+                minloglevel=2,
+            )
     except RuntimeError as error:
         raise _training_error(str(error), config, text) from None
     return Tokenizer(model.getvalue())
+
+
+@contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """The library returns to Python after minutes only, and no handler in Python would run before; the process has
+    nothing to clean up meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _training_error(message: str, config: TokenizerConfig, text: str) -> Exception:

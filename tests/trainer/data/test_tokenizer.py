@@ -1,6 +1,7 @@
 import io
 import pickle
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -200,6 +201,27 @@ def test_another_process_draws_the_same_without_torch(tmp_path: Path, kind: Any)
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     side = tokenizer.sample_side(["the old house"] * 9, 0.2, np.arange(9, dtype=np.uint64))
     assert found.stdout == f"{side.token_L.tolist()} False\n"
+
+
+TRAINING = """
+import random
+from trainer.data.config import TokenizerConfig
+from trainer.data.tokenizer import train_tokenizer
+def lines():
+    for n in range(60_000):
+        yield " ".join("".join(random.choices("abcdefghijklmnopqrst", k=8)) for _ in range(10))
+    print("read", flush=True)
+train_tokenizer(lines(), TokenizerConfig(vocab_size=8000))
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_training_in_its_midst() -> None:
+    with subprocess.Popen([sys.executable, "-c", TRAINING], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "read\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == -signal.SIGINT
 
 
 def test_draws_follow_the_probabilities_of_a_unigram_model() -> None:
