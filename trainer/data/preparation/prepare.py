@@ -1,8 +1,10 @@
 """From the configured corpora to tokenizers and stores on disk."""
 
+import glob
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -195,6 +197,8 @@ def _build_store(
     folder = recipe.cache / f"{_WORK}{path.name}"
     if (store := Store.open(path)) is not None and not folder.exists():
         return store, True
+    if not folder.exists():
+        _tell_why(recipe, corpus)
     with working_folder(folder):
         # By the process that this one waited for, or by one that was killed before it removed the folder.
         if (store := Store.open(path)) is not None:
@@ -210,6 +214,20 @@ def _build_store(
     store = Store.open(path)
     assert store is not None, "written a moment ago"
     return store, False
+
+
+def _tell_why(recipe: _Recipe, corpus: CorpusConfig) -> None:
+    """Says so where a corpus of this name was prepared before, because people then expect nothing left to do."""
+    name = corpus_name(corpus)
+    own = {recipe.path(other, recipe.fingerprint(other)) for other in recipe.data.train}
+    before = set(recipe.cache.glob(f"{glob.escape(name)}-{'?' * _FINGERPRINT_LENGTH}")) - own
+    if before:
+        print(
+            f"{name} is prepared anew: its files, the filters, `data.max_length` or the tokenizer are not those of "
+            f"{', '.join(sorted(path.name for path in before))}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _write_store(recipe: _Recipe, corpus: CorpusConfig, fingerprint: str, parts: Sequence[PartFile]) -> None:

@@ -66,6 +66,18 @@ def test_a_store_is_reused_until_something_it_holds_changes(
     assert again.stores[0].manifest.num_pairs == 3
 
 
+def test_it_is_told_why_a_corpus_is_prepared_anew(
+    data: DataConfig, model: TokenizerConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twice = replace(data, train=(*data.train, replace(data.train[0], limit=1)))
+    first = prepare(twice, model, tmp_path / "run")
+    assert "anew" not in capsys.readouterr().err
+    prepare(replace(twice, max_length=200), model, tmp_path / "run")
+    told = [line for line in capsys.readouterr().err.splitlines() if "anew" in line]
+    assert len(told) == 2
+    assert all(store.directory.name in told[0] for store in first.stores)
+
+
 def test_a_damaged_store_is_built_again(data: DataConfig, model: TokenizerConfig, tmp_path: Path) -> None:
     run = tmp_path / "run"
     prepare(data, model, run)
