@@ -35,6 +35,13 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
 }
 
 
+class CutOff(UserError):
+    """A compressed file that ends early."""
+
+    def __init__(self, path: str, place: str = "") -> None:
+        super().__init__(f"{path} is cut off{place}: its compressed data ends early, so fetch or compress it again.")
+
+
 def find_files(pattern: str) -> list[str]:
     """The files of a path, glob or address, in sorted order; a local file of exactly that name is no glob.
 
@@ -88,7 +95,7 @@ def naming(path: str) -> Iterator[None]:
     except UserError:
         raise
     except EOFError:
-        raise UserError(f"{path} is cut off: its compressed data ends early, so fetch or compress it again.") from None
+        raise CutOff(path) from None
     except ImportError as error:
         raise UserError(f"{path} needs a package that is not installed: {first_line(error)}.") from error
     except Exception as error:

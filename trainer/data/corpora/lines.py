@@ -3,7 +3,7 @@
 import codecs
 from collections.abc import Iterator
 
-from trainer.data.corpora.files import read_bytes
+from trainer.data.corpora.files import CutOff, read_bytes
 from trainer.errors import UserError
 
 _BLOCK_BYTES = 1 << 20
@@ -28,7 +28,7 @@ def _whole_lines(path: str) -> Iterator[bytes]:
     """The file in blocks that were cut at line feeds, which are left out."""
     pieces: list[bytes] = []
     num_bytes = num_lines = 0
-    for piece in read_bytes(path):
+    for piece in _pieces(path):
         pieces.append(piece)
         num_bytes += len(piece)
         if num_bytes < _BLOCK_BYTES:
@@ -46,6 +46,17 @@ def _whole_lines(path: str) -> Iterator[bytes]:
     block = b"".join(pieces)
     if block:
         yield block.removesuffix(b"\n")
+
+
+def _pieces(path: str) -> Iterator[bytes]:
+    """Those of `read_bytes`; where they end too early, it is told after which line."""
+    num_lines = 0
+    try:
+        for piece in read_bytes(path):
+            num_lines += piece.count(b"\n")
+            yield piece
+    except CutOff:
+        raise CutOff(path, f" after line {num_lines}") from None
 
 
 def _decode(block: bytes, path: str, lines_before: int) -> list[str]:

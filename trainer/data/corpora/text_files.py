@@ -6,9 +6,11 @@ from itertools import chain, islice
 from trainer.data.config import CorpusConfig
 from trainer.data.corpora.files import find_files
 from trainer.data.corpora.lines import line_blocks
+from trainer.data.printable import printable
 from trainer.errors import UserError
 
 _BLOCK_PAIRS = 10_000
+_MAX_SHOWN = 100
 
 
 def read_parallel(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
@@ -72,10 +74,16 @@ def _numbers(columns: tuple[str | int, str | int], header: str, path: str) -> li
     for name in columns:
         if isinstance(name, str) and name not in names:
             raise UserError(
-                f"`columns` of {path} names {name!r}, but its first line has {', '.join(names)}: give [source, target] "
+                f"`columns` of {path} names {name!r}, but its first line has {_shown(names)}: give [source, target] "
                 "with two of these, or with the numbers of two columns where the first line is text."
             )
     return [names.index(column) + 1 if isinstance(column, str) else column for column in columns]
+
+
+def _shown(names: list[str]) -> str:
+    """What should be names, but may be sentences."""
+    text = printable(", ".join(names))
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def _refuse_short_row(rows: list[list[str]], needed: int, path: str, first_line: int) -> None:

@@ -1,5 +1,6 @@
 """Lines keep their numbers, whatever the file is cut into."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,15 @@ def test_invalid_utf8_is_located(in_pieces: bool, tmp_path: Path, request: pytes
         request.getfixturevalue("tiny_pieces")
     with pytest.raises(UserError, match=r"a\.txt, line 3: byte 0xff is not valid UTF-8"):
         read(tmp_path / "a.txt", b"\xef\xbb\xbfeins\nzwei\ndr\xffi\n")
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_it_is_told_where_a_file_is_cut_off(in_pieces: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if in_pieces:
+        request.getfixturevalue("tiny_pieces")
+    whole = gzip.compress(b"one\n" * 5) + gzip.compress(b"two\nthree\n", compresslevel=0)
+    with pytest.raises(UserError, match=r"a\.gz is cut off after line 6: its compressed data ends early"):
+        read(tmp_path / "a.gz", whole[: whole.index(b"three")])
 
 
 def test_a_file_without_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

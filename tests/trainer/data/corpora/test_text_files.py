@@ -79,6 +79,13 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         read(CorpusConfig(tsv=path, columns=("en", "fr")))
 
 
+def test_a_first_line_of_text_is_told_in_short(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", f"one{' one' * 100}\t\x1b[2Jeins")
+    with pytest.raises(UserError, match=r"its first line has one( one)* ?…: give") as told:
+        read(CorpusConfig(tsv=path, columns=("en", "de")))
+    assert len(str(told.value)) < 500
+
+
 @pytest.mark.parametrize(("header", "columns"), [([], (1, 3)), (["de\tx\ten"], ("en", "de"))])
 def test_a_short_row_is_located(header: list[str], columns: tuple[str | int, str | int], tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", *header, *["a\tb\tc"] * 2, "a\tb", "a\tb\tc")

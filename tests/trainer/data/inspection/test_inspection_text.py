@@ -98,9 +98,9 @@ def test_no_line_is_wider_than_the_page(width: int) -> None:
 
 
 def test_text_can_neither_move_the_cursor_nor_fail_to_be_written() -> None:
-    nasty = Sentence("\x1b[2J[bold]x[/bold] :smile: \ud800\tend", ["▁x"], [1])
+    nasty = Sentence("\x1b[2J[bold]x[/bold] :smile: \ud800\t\u202eend", ["▁x"], [1])
     text = rendered(replace(CORPUS, examples=[(nasty, nasty)]))
-    assert "\\x1b[2J[bold]x[/bold] :smile: \\ud800\\tend" in text
+    assert "\\x1b[2J[bold]x[/bold] :smile: \\ud800\\t\\u202eend" in text
     text.encode()
 
 
