@@ -48,8 +48,7 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> str:
     check_world_size(config.data, world_size)
     device = choose_device(config.engine.device)
     processes = ProcessGroup(device, config.engine.timeout_minutes, required=config.engine.kind != "ddp")
-    prepared = prepare(config) if rank == 0 else None
-    processes.gather(None)
+    prepared = processes.while_the_others_wait(lambda: prepare(config))
     prepared = prepared or open_prepared(config.data, config.run.directory)
     stop = StopRequest().install()  # until here there is nothing to save, and a signal ends the process
     directory = Path(config.run.directory)

@@ -5,15 +5,23 @@ without them there is one process and no process group.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Literal
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from trainer.errors import UserError
+
+T = TypeVar("T")
+_WORKING, _DONE, _FAILED = 0.0, 1.0, 2.0
+_SECONDS_BETWEEN_WORDS = 2.0
+_SECONDS_TO_TELL = 10.0
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -85,6 +93,51 @@ class ProcessGroup:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value, group=self._host_group)
         return values
+
+    def while_the_others_wait(self, work: Callable[[], T]) -> T | None:
+        """Does `work` on rank 0, for as long as it takes, and returns what it returns; None on the others.
+
+        They hear from rank 0 every few seconds, so that they outlast the limit on collectives, but not rank 0. Where
+        the work fails, they end with SystemExit once rank 0 has gone, which says why.
+        """
+        if self.world_size == 1:
+            return work()
+        if self.rank != 0:
+            self._wait()
+            return None
+        verdicts, errors = SimpleQueue[float](), list[Exception]()
+        # A thread in a collective, this once: the main thread is at work, and the others take part in nothing else.
+        teller = Thread(target=self._tell, args=(verdicts, errors), name="teller", daemon=True)
+        teller.start()
+        try:
+            value = work()
+        except BaseException:
+            verdicts.put(_FAILED)
+            teller.join(_SECONDS_TO_TELL)
+            raise
+        verdicts.put(_DONE)
+        teller.join()
+        if errors:
+            raise errors[0]
+        return value
+
+    def _tell(self, verdicts: "SimpleQueue[float]", errors: list[Exception]) -> None:
+        verdict, pause = _WORKING, min(_SECONDS_BETWEEN_WORDS, self._timeout.total_seconds() / 4)
+        try:
+            while verdict == _WORKING:
+                with suppress(Empty):
+                    verdict = verdicts.get(timeout=pause)
+                self.sum([verdict])
+        except Exception as error:  # another rank has died; the work is worth finishing
+            errors.append(error)
+
+    def _wait(self) -> None:
+        while (verdict := self.sum([_WORKING])[0]) == _WORKING:
+            pass
+        if verdict == _FAILED:
+            with suppress(RuntimeError):
+                self.sum([_WORKING])
+            raise SystemExit(1)
 
     def sum_tensor(self, tensor: Tensor) -> None:
         """Replaces a tensor on the device by its sum over ranks."""
