@@ -23,6 +23,7 @@ from trainer.data.tokenizer import TokenizerPair
 from trainer.engine import create_engine
 from trainer.engine.base import Engine
 from trainer.engine.config import EngineConfig
+from trainer.engine.launcher_environment import check_launcher
 from trainer.engine.process_group import ProcessGroup, choose_device, rank_and_world_size
 from trainer.errors import OutOfMemory, UserError
 from trainer.evaluation import Evaluator
@@ -47,6 +48,7 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> str:
     rank, world_size = rank_and_world_size()
     check_world_size(config.data, world_size)
     device = choose_device(config.engine.device)
+    check_launcher(config.engine, device.type)
     processes = ProcessGroup(device, config.engine.timeout_minutes, required=config.engine.kind != "ddp")
     prepared = processes.while_the_others_wait(lambda: prepare(config))
     prepared = prepared or open_prepared(config.data, config.run.directory)
