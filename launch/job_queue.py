@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 
 _SECONDS_TO_ANSWER = 5.0
@@ -27,25 +26,32 @@ def find_jobs(ids: Iterable[str]) -> dict[str, Job]:
     wanted = sorted({number for number in ids if number.isdigit()})
     if not wanted:
         return {}
-    jobs = {}
+    jobs: dict[str, Job] = {}
     queue = ["squeue", "--noheader", "--states=all", f"--jobs={','.join(wanted)}", "--format=%A|%T|%r|%N|%L|%S"]
-    for number, state, *more in _rows(queue, 6):
+    rows = _rows(queue, 6)
+    if rows is None:
+        return {number: Job(number, "unknown", "SLURM does not answer") for number in wanted}
+    for number, state, *more in rows:
         jobs[number] = Job(number, state, *(None if cell in _UNKNOWN else cell for cell in more))
     missing = [number for number in wanted if number not in jobs]
     accounting = ["sacct", "--noheader", "--allocations", "--parsable2", f"--jobs={','.join(missing)}"]
     if missing:
-        for number, state in _rows([*accounting, "--format=JobIDRaw,State"], 2):
+        for number, state in _rows([*accounting, "--format=JobIDRaw,State"], 2) or ():
             jobs[number] = Job(number, state)
     return jobs
 
 
-def _rows(command: list[str], num_columns: int) -> list[list[str]]:
+def _rows(command: list[str], num_columns: int) -> list[list[str]] | None:
+    """The cells of each line that has so many; None where no answer came in time."""
     if shutil.which(command[0]) is None:
         return []
-    with suppress(OSError, subprocess.TimeoutExpired):
+    try:
         answer = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=False
         )
         rows = [line.split("|") for line in answer.stdout.splitlines()]
         return [row for row in rows if len(row) == num_columns]
-    return []
+    except subprocess.TimeoutExpired:
+        return None
+    except OSError:
+        return []

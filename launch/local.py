@@ -115,8 +115,8 @@ class Workers:
             return None
         return Failure(
             DEFECT,
-            "dragoman: a worker process died without a word, perhaps for want of memory (torchrun's report is above); "
-            "the same command goes on from the last checkpoint.",
+            "dragoman: a worker process died without a word, perhaps for want of memory (torchrun's report is above, "
+            "`dragoman logs RUN --rank R` has what it said last); the same command goes on from the last checkpoint.",
         )
 
     def _pids(self) -> list[int]:

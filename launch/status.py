@@ -12,7 +12,7 @@ from launch.run_history import Moment, Record, Restart, last_saves, read_requeue
 from trainer.errors import UserError
 from trainer.metrics_digest import MetricsDigest
 from trainer.rank_log import last_lines
-from trainer.run_directory import OWNER, find_owner, metrics_path, process_name
+from trainer.run_directory import OWNER, config_path, find_owner, metrics_path, process_name
 from trainer.run_state import read_failures, read_state
 from trainer.watchdog import read_heartbeats
 
@@ -20,6 +20,7 @@ from trainer.watchdog import read_heartbeats
 _SECONDS_TO_BE_SILENT = 60.0
 # Of the time that a rank may be without progress before it counts as hung.
 _NOTEWORTHY = 0.25
+_WEIGHTS = "model.safetensors"  # as trainer.model_directory calls them, which needs torch
 _NUM_FAILURES, _NUM_LINES = 3, 8
 
 
@@ -69,14 +70,19 @@ class RunStatus:
 
 def find_runs(folder: Path) -> list[Path]:
     """The run directory itself, or those in a folder and in its folders. Raises UserError where there is none."""
-    if (folder / OWNER).exists():
+    if _is_run(folder):
         return [folder]
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: name a run directory, or a folder that holds some.")
-    found = sorted({path.parent for pattern in (f"*/{OWNER}", f"*/*/{OWNER}") for path in folder.glob(pattern)})
+    found = sorted({path for pattern in ("*", "*/*") for path in folder.glob(pattern) if _is_run(path)})
     if not found:
         raise UserError(f"no run has been started in {folder}: name a run directory, or a folder that holds some.")
     return found
+
+
+def _is_run(path: Path) -> bool:
+    """Whether something was started there, or submitted. A model directory has a configuration as well."""
+    return (path / OWNER).exists() or (config_path(path).exists() and not (path / _WEIGHTS).exists())
 
 
 class RunReader:
@@ -150,7 +156,8 @@ def _heartbeats(directory: Path, said: Record) -> dict[int, dict[str, Any]]:
 def _state(said: Record, owner: str | None, beats: Mapping[int, Record], now: float) -> tuple[str, str]:
     """What the run does, and more about it. `said` is the word of rank 0, which may have died since."""
     state, reason = said.get("state"), said.get("reason")
-    if owner is not None and (state is None or owner != process_name(said.get("pid", 0), str(said.get("host")))):
+    is_its_own = owner == process_name(said.get("pid", 0), str(said.get("host")))
+    if owner is not None and (state in (None, "failed") or not is_its_own):
         return "starting", f"{owner} prepares the data or loads the model"
     if state is None:
         return "new", "nothing has been trained yet"

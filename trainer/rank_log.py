@@ -1,9 +1,11 @@
 """What each rank says, kept beside the run: RUN/logs/rank-00003.log, one header line a start.
 
 Rank 0 speaks to the user, and its log is a copy. The others speak into their logs alone, also what C++ says when it
-aborts, because nobody can read a terminal in which a thousand ranks speak.
+aborts, because nobody can read a terminal in which a thousand ranks speak. Where a signal such as SIGSEGV ends a
+process, its log has the stacks of its threads.
 """
 
+import faulthandler
 import io
 import os
 import socket
@@ -58,7 +60,10 @@ class RankLog:
                 print(f"there are no logs of the ranks: {self._path}: {error.strerror}", file=sys.stderr)
             return self
         self.keep(_header(self._rank, self._world_size))
-        self._give_back = self._copy_stderr() if self._rank == 0 else self._take_over(self._descriptor)
+        if not faulthandler.is_enabled():
+            faulthandler.enable(self._descriptor)
+        with suppress(OSError):  # a launcher may have closed them
+            self._give_back = self._copy_stderr() if self._rank == 0 else self._take_over(self._descriptor)
         return self
 
     def __exit__(

@@ -39,7 +39,7 @@ def test_a_queue_that_does_not_answer_is_left(commands: Path, monkeypatch: pytes
     for name in ("squeue", "sacct"):
         put(commands, name, "exec sleep 60")
     start = time.monotonic()
-    assert find_jobs(["17"]) == {}
+    assert find_jobs(["17"]) == {"17": Job("17", "unknown", "SLURM does not answer")}
     assert time.monotonic() - start < 20
 
 

@@ -158,6 +158,13 @@ def test_runs_are_found_in_a_folder_and_in_its_folders(run: Path, tmp_path: Path
         pass
     assert find_runs(run) == [run]
     assert find_runs(tmp_path / "runs") == [run, tmp_path / "runs" / "sweep" / "1"]
+    for name in ("submitted", "model"):
+        (tmp_path / "runs" / name).mkdir()
+        (tmp_path / "runs" / name / "config.yaml").touch()
+    (tmp_path / "runs" / "model" / "model.safetensors").touch()
+    assert tmp_path / "runs" / "submitted" in find_runs(tmp_path / "runs")
+    assert tmp_path / "runs" / "model" not in find_runs(tmp_path / "runs")
+    assert read(tmp_path / "runs" / "submitted").state == "new"
     for missing in ("nowhere", "runs/first/heartbeats"):
         with pytest.raises(UserError, match="name a run directory"):
             find_runs(tmp_path / missing)

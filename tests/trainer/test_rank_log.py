@@ -51,6 +51,7 @@ def test_the_last_words_of_an_aborted_rank_are_in_its_log(tmp_path: Path) -> Non
     shown, kept = speak(tmp_path, 1, "abort")
     assert shown == "before\n"
     assert "by C" in kept
+    assert "Fatal Python error: Aborted" in kept
 
 
 def test_each_start_has_a_header_and_each_failure_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
