@@ -5,7 +5,7 @@ import os
 import traceback
 from dataclasses import dataclass
 
-from trainer.errors import OutOfMemory, UserError
+from trainer.errors import OutOfMemory, ProcessDied, UserError
 
 USER_ERROR, DEFECT, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on from the newest checkpoint
@@ -26,7 +26,7 @@ class Failure:
 def explain(error: BaseException) -> Failure:
     """What to tell of an exception that ended a command or a worker."""
     if isinstance(error, UserError):
-        return Failure(USER_ERROR, f"dragoman: {error}")
+        return Failure(TRY_AGAIN if isinstance(error, ProcessDied) else USER_ERROR, f"dragoman: {error}")
     if isinstance(error, OutOfMemory):
         return Failure(
             TRY_AGAIN,

@@ -15,3 +15,7 @@ class OutOfMemory(Exception):
 
 class Unavailable(UserError):
     """Something that can be there again later, such as a network: what is finished is then worth keeping."""
+
+
+class ProcessDied(Unavailable):
+    """A process that worked for this one was killed, mostly for want of memory: the next start may well go on."""

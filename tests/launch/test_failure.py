@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from launch.failure import explain
-from trainer.errors import OutOfMemory, UserError
+from trainer.errors import OutOfMemory, ProcessDied, UserError
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
@@ -18,6 +18,10 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
 def test_a_users_mistake_is_its_sentence() -> None:
     assert explain(UserError("`a` is wrong.")).message == "dragoman: `a` is wrong."
     assert explain(UserError("`a` is wrong.")).status == 2
+
+
+def test_a_worker_that_was_killed_may_do_better_next_time() -> None:
+    assert explain(ProcessDied("died")).status == 75
 
 
 def test_ctrl_c_and_a_reader_that_left_are_silent() -> None:

@@ -133,7 +133,7 @@ def test_a_killed_worker_is_told_and_the_next_start_goes_on(start: Start, tmp_pa
     wait_for_parts(process, tmp_path / "run" / "data", 10)
     os.kill(workers_of(process)[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode == 2
+    assert process.returncode == 75
     assert "a process that prepared the data died" in errors
     assert "Traceback" not in errors
     assert len(parts_of(tmp_path / "run" / "data")) >= 10

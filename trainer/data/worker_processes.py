@@ -12,7 +12,7 @@ from multiprocessing import connection, parent_process, resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
-from trainer.errors import UserError
+from trainer.errors import ProcessDied
 
 _DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -61,11 +61,11 @@ def kill_workers(pool: ProcessPoolExecutor) -> None:
 
 @contextmanager
 def death_is_told(work: str) -> Iterator[None]:
-    """Around waiting for a pool's futures: UserError where a worker died. `work` completes "a process that …"."""
+    """Around waiting for a pool's futures: ProcessDied where a worker died. `work` completes "a process that …"."""
     try:
         yield
     except BrokenProcessPool as error:
-        raise UserError(
+        raise ProcessDied(
             f"a process that {work} died, perhaps because the machine ran out of memory: free some, or start fewer of "
             "them (`data.workers`, or `--workers` of `dragoman prepare`), and start the same command again: it goes on "
             "from what is finished."
