@@ -164,7 +164,9 @@ def large_store(prepared: "Prepared", directory: Path, num_pairs: int) -> "Store
     return store
 
 
-def time_resume(prepared: "Prepared", data: DataConfig, store: "Store", step: int) -> float:
+def time_resume(
+    prepared: "Prepared", data: DataConfig, store: "Store", step: int, sampling: float | None = None
+) -> float:
     """Seconds from nothing but the open store to the first step after `step`, the start of the workers included."""
     data = replace(data, train=data.train[:1])
     with closing(feed(prepared, data, (store,))) as training_data:
@@ -175,7 +177,7 @@ def time_resume(prepared: "Prepared", data: DataConfig, store: "Store", step: in
         lane |= {"window": window, "consumed": consumed, "positions": [window * data.window]}
     gc.collect()  # the garbage of what was measured before
     start = time.perf_counter()
-    with closing(feed(prepared, data, (store,))) as training_data:
+    with closing(feed(prepared, data, (store,), sampling)) as training_data:
         training_data.load_state(state)
         training_data.next_step()
         return round(time.perf_counter() - start, 4)
@@ -235,6 +237,7 @@ def measure(kind: str, data: DataConfig, arguments: argparse.Namespace) -> dict[
             report[mode][f"resume_seconds_{num_lanes}_lanes"] = seconds
     with closing(feed(prepared, of_mode, sampling=SAMPLING)) as training_data:
         report["stream_with_sampling"] = time_feed(training_data, arguments.seconds)
+    report["stream_with_sampling"]["resume_seconds"] = time_resume(prepared, of_mode, store, FAR_STEPS[1], SAMPLING)
     report["datasets"] = time_datasets(data, prepared, arguments.seconds)
     if arguments.memory:
         report["memory"] = measure_memory(prepared, of_mode, arguments.memory)

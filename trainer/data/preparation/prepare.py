@@ -223,8 +223,8 @@ def _tell_why(recipe: _Recipe, corpus: CorpusConfig) -> None:
     before = set(recipe.cache.glob(f"{glob.escape(name)}-{'?' * _FINGERPRINT_LENGTH}")) - own
     if before:
         print(
-            f"{name} is prepared anew: its files, the filters, `data.max_length` or the tokenizer are not those of "
-            f"{', '.join(sorted(path.name for path in before))}",
+            f"{name} is prepared anew: its files, the filters, `data.mode`, `data.max_length` or the tokenizer are not "
+            f"those of {', '.join(sorted(path.name for path in before))}",
             file=sys.stderr,
             flush=True,
         )
