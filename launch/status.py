@@ -74,7 +74,9 @@ def find_runs(folder: Path) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: name a run directory, or a folder that holds some.")
-    found = sorted({path for pattern in ("*", "*/*") for path in folder.glob(pattern) if _is_run(path)})
+    children = sorted(folder.iterdir())
+    found = [path for child in children for path in ([child] if _is_run(child) else sorted(child.glob("*")))]
+    found = [path for path in found if _is_run(path)]
     if not found:
         raise UserError(f"no run has been started in {folder}: name a run directory, or a folder that holds some.")
     return found
@@ -104,7 +106,7 @@ class RunReader:
         self._metrics.update()
         now, said = time.time(), read_state(self._directory) or {}
         beats = _heartbeats(self._directory, said)
-        state, detail = _state(said, find_owner(self._directory), beats, now)
+        state, detail = _state(self._directory, said, beats, now)
         train, events = self._metrics.train or {}, self._metrics.events
         failures = read_failures(self._directory)
         checkpoint, failed_save = last_saves(self._directory, events)
@@ -153,20 +155,26 @@ def _heartbeats(directory: Path, said: Record) -> dict[int, dict[str, Any]]:
     return {r: b for r, b in read_heartbeats(directory).items() if r < world_size and b["time"] >= since}
 
 
-def _state(said: Record, owner: str | None, beats: Mapping[int, Record], now: float) -> tuple[str, str]:
+def _state(directory: Path, said: Record, beats: Mapping[int, Record], now: float) -> tuple[str, str]:
     """What the run does, and more about it. `said` is the word of rank 0, which may have died since."""
+    try:
+        owner, sees_locks = find_owner(directory), said.get("host") == socket.gethostname()
+    except OSError:
+        owner, sees_locks = None, False
     state, reason = said.get("state"), said.get("reason")
     is_its_own = owner == process_name(said.get("pid", 0), str(said.get("host")))
     if owner is not None and (state in (None, "failed") or not is_its_own):
         return "starting", f"{owner} prepares the data or loads the model"
     if state is None:
         return "new", "nothing has been trained yet"
+    if state == "stopped":
+        return state, f"{reason}; it has been saved, and the same command goes on"
     if state != "training":
-        return state, str(reason)
+        return state, "" if reason == state else str(reason)
     if owner is not None:
         return state, owner
     recent = any(now - beat["time"] < _SECONDS_TO_BE_SILENT for beat in beats.values())
-    if recent and said.get("host") != socket.gethostname():
+    if recent and not sees_locks:
         return state, f"process {said.get('pid')} on {said.get('host')}, whose lock is not to be seen from here"
     return "died", "no process is left, and none said why; the same command goes on from the last checkpoint"
 

@@ -62,7 +62,7 @@ def status_text(status: RunStatus) -> Text:
 
 
 def _facts(status: RunStatus, now: float) -> Iterator[tuple[str, str]]:
-    yield "state", f"{status.state}: {status.detail}"
+    yield "state", f"{status.state}: {status.detail}" if status.detail else status.state
     if status.state in ("training", "died") and status.last_alive is not None:
         yield "last alive", _ago(status.last_alive, now)
     if status.world_size:

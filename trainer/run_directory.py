@@ -10,7 +10,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -163,13 +163,13 @@ def _lock(file: IO[str]) -> None:
 
 
 def find_owner(directory: str | Path) -> str | None:
-    """The process that holds the run directory just now; None where no lock is to be seen from this machine."""
-    try:
-        with (Path(directory) / OWNER).open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read().strip() or "a process"
-    except OSError:
-        pass
+    """The process that holds the run directory just now, as far as locks are to be seen from this machine.
+
+    Raises OSError where the file system has none.
+    """
+    with suppress(FileNotFoundError), (Path(directory) / OWNER).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "a process"
     return None

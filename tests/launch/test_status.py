@@ -1,5 +1,6 @@
 """What `dragoman status` says is true: of living, ended, failed, dead and silent runs."""
 
+import errno
 import json
 import os
 import socket
@@ -97,10 +98,19 @@ def test_a_run_on_another_machine_whose_locks_are_not_seen_lives_by_its_heartbea
     assert read(run).state == "died"
 
 
+def test_where_the_file_system_has_no_locks_heartbeats_tell(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(directory: Path) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("launch.status.find_owner", no_locks)
+    assert read(run).state == "training"
+
+
 def test_a_new_start_is_told_from_what_the_last_one_left(run: Path) -> None:
     said = json.loads((run / "state.json").read_text())
     (run / "state.json").write_text(json.dumps(said | {"pid": said["pid"] + 1, "state": "stopped"}))
     assert read(run).state == "stopped"
+    (run / "state.json").write_text(json.dumps(said | {"pid": said["pid"] + 1, "state": "failed"}))
     with owning(run):
         assert read(run).state == "starting"
 

@@ -149,3 +149,26 @@ def test_a_terminal_gets_a_bar_that_is_taken_down_on_errors(monkeypatch: pytest.
 @pytest.mark.parametrize(("seconds", "text"), [(0, "00:00:00"), (59.6, "00:01:00"), (360_000, "100:00:00")])
 def test_durations_count_hours_on(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), TerminalStream()])
+def test_a_log_gets_every_line_whatever_shows_it(stream: io.StringIO) -> None:
+    kept: list[str] = []
+    with Console(True, 100, stream, keep=kept.append) as console:
+        console.start(FACTS)
+        console.train(TRAIN)
+        console.message("said")
+        console.finish(50, FACTS)
+    assert "63,082,496 parameters" in kept[0]
+    assert kept[1].startswith("step 50/100 (50.0%) | loss 4.2500 | ")
+    assert kept[2] == "said"
+    assert kept[3].startswith("finished at step 50")
+    assert len(kept) == 4
+
+
+def test_ranks_that_show_nothing_keep_nothing() -> None:
+    kept: list[str] = []
+    console = Console(False, 100, io.StringIO(), keep=kept.append)
+    console.start(FACTS)
+    console.train(TRAIN)
+    assert kept == []
