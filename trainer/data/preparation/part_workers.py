@@ -50,6 +50,7 @@ class PartWorkers:
             # Whoever presses Ctrl-C should not wait for some seconds of work that the next start makes good.
             if self._pool is not None:
                 kill_workers(self._pool)
+            under_way.clear()  # a pool that lost its workers does not always end what was asked of it
             raise
         finally:
             _abandon(under_way)

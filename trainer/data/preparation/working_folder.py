@@ -22,17 +22,31 @@ def working_folder(folder: Path) -> Iterator[None]:
     file system without locks is trusted. After a mistake of the user the work can be of no further use, so the folder
     goes too; after every other failure, a dead network included, it stays for the next try.
     """
-    with _locked(folder):
-        for half_written in folder.glob(".tmp-*"):
-            half_written.unlink()
-        try:
-            yield
-        except Unavailable:
-            raise
-        except UserError:
-            shutil.rmtree(folder)
-            raise
-        shutil.rmtree(folder)
+    # Renamed before it is removed, so that nobody finds half of it; removed after the lock is closed, as NFS keeps open
+    # files.
+    gone = folder.with_name(f".tmp-{os.getpid()}{folder.name}")
+    try:
+        with _locked(folder):
+            for half_written in folder.glob(".tmp-*"):
+                half_written.unlink()
+            try:
+                yield
+            except Unavailable:
+                raise
+            except UserError:
+                _empty(folder).rename(gone)
+                raise
+            _empty(folder).rename(gone)
+    finally:
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _empty(folder: Path) -> Path:
+    """Removes all but the lock; whoever is killed meanwhile leaves the folder, and the next process takes it over."""
+    for path in folder.iterdir():
+        if path.name != _LOCK:
+            path.unlink()
+    return folder
 
 
 def is_worked_in(folder: Path) -> bool:
@@ -50,10 +64,12 @@ def is_worked_in(folder: Path) -> bool:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             file = (folder / _LOCK).open("a")
-        except FileNotFoundError:  # the other process removed the folder just now
+        except (FileExistsError, FileNotFoundError):  # the other process removed the folder just now
+            if folder.is_file():
+                raise
             continue
         with file:
             _lock(file, folder)

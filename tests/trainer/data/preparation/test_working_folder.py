@@ -13,7 +13,9 @@ import sys, time
 from pathlib import Path
 from trainer.data.preparation.working_folder import working_folder
 folder, counter = Path(sys.argv[1]), Path(sys.argv[2])
-for _ in range(20):
+print(flush=True)
+sys.stdin.read()  # until all have started
+for _ in range(100):
     with working_folder(folder):
         assert not (folder / "part").exists()
         (folder / "part").touch()
@@ -54,8 +56,16 @@ def test_processes_take_turns(tmp_path: Path) -> None:
     (tmp_path / "counter").write_text("0")
     command = [sys.executable, "-c", COUNT, tmp_path / ".parts", tmp_path / "counter"]
     root = Path(__file__).parents[4]
-    processes = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdin = None
     messages = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], messages
-    assert (tmp_path / "counter").read_text() == "60"
+    assert (tmp_path / "counter").read_text() == "300"
     assert "waiting for another process" in "".join(messages)
