@@ -50,7 +50,7 @@ class PartWorkers:
             # Whoever presses Ctrl-C should not wait for some seconds of work that the next start makes good.
             if self._pool is not None:
                 kill_workers(self._pool)
-            under_way.clear()  # a pool that lost its workers does not always end what was asked of it
+            under_way.clear()  # nobody is left to wait for
             raise
         finally:
             _abandon(under_way)
@@ -75,9 +75,10 @@ def _finish_first(under_way: "deque[tuple[Future[None], int]]", advance: Advance
 
 
 def _abandon(under_way: "deque[tuple[Future[None], int]]") -> None:
-    """After this nobody writes into the folder any more."""
-    for future, _ in under_way:
-        future.cancel()
+    """After this nobody writes into the folder any more.
+
+    Nothing is cancelled: a pool that loses a worker meanwhile would fail over that and never end the others.
+    """
     wait([future for future, _ in under_way])
 
 
