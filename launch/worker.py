@@ -6,6 +6,7 @@ well, because all that it knows of the other processes comes from the environmen
 Under `dragoman train`, the environment variable DRAGOMAN_LAUNCH names a folder in which a worker leaves its process id,
 so that signals find it, and its failure, so that a user's mistake is told once and not by every rank and torchrun.
 Its standard input is then a pipe that nobody writes to: it ends when `dragoman train` has died, and so does the worker.
+Under another launcher a worker looks whether the process that started it still lives.
 """
 
 import contextlib
@@ -27,6 +28,9 @@ LAUNCH_FOLDER = "DRAGOMAN_LAUNCH"
 FAILURE_FILE = "failure.json"
 WORKER_PREFIX = "worker-"
 SECONDS_TO_BE_ENDED = 30
+SECONDS_BETWEEN_LOOKS = 1.0
+# One of these is in the environment under every launcher. Without any, a shell that has gone is no reason to end.
+_SIGNS_OF_A_LAUNCHER = ("RANK", "ACCELERATE_MIXED_PRECISION")
 
 
 def main() -> int:
@@ -35,6 +39,8 @@ def main() -> int:
     try:
         if folder:
             join(Path(folder))
+        elif any(name in os.environ for name in _SIGNS_OF_A_LAUNCHER):
+            threading.Thread(target=end_with_launcher, args=(os.getppid(),), daemon=True).start()
         _train(sys.argv[1:], Path(folder) if folder else None)
     except BaseException as error:
         if isinstance(error, SystemExit):
@@ -74,6 +80,13 @@ def join(folder: Path) -> None:
         signal.signal(number, _stop)
     (folder / f"{WORKER_PREFIX}{os.getpid()}").touch()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def end_with_launcher(launcher: int) -> None:
+    """Ends this process a moment after the process that has started it; its own processes then end by themselves."""
+    while os.getppid() == launcher:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

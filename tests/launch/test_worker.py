@@ -1,12 +1,19 @@
 """A worker that any launcher started tells a user's mistake as the command line does."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from launch import worker
 from launch.worker import FAILURE_FILE, LAUNCH_FOLDER, main
+from tests.trainer.test_training import Runs, is_alive
+from trainer.watchdog import read_heartbeats
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
 
@@ -41,3 +48,54 @@ def test_the_first_failure_of_a_launch_stays(tmp_path: Path, monkeypatch: pytest
     failure = json.loads((tmp_path / FAILURE_FILE).read_text())
     assert failure["status"] == 2
     assert "run.sede" in failure["message"]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    found = [pid]
+    for parent in found:
+        found += [child for child, its_parent in pairs if its_parent == parent]
+    return found[1:]
+
+
+@pytest.mark.slow
+def test_nothing_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
+    """Neither the ranks of a plain torchrun nor the processes that tokenise for them."""
+    runs = Runs(tmp_path)
+    changes = ("data.mode=stream", "data.workers=1", "run.max_steps=100000")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "launch.worker", str(runs.config), *runs.command("orphans", *changes)[7:]]
+    root = str(Path(__file__).parents[2])
+    launcher = subprocess.Popen(
+        command, cwd=tmp_path, env=runs.environment | {"PYTHONPATH": root}, stderr=subprocess.DEVNULL
+    )
+    try:
+        runs.wait_for_step("orphans", 3)
+        ranks = {beat["pid"] for beat in read_heartbeats(runs.folder / "orphans").values()}
+        started = descendants(launcher.pid)
+        assert len(ranks) == 2
+        assert ranks < set(started), "the ranks, and what they have started"
+    finally:
+        launcher.send_signal(signal.SIGKILL)
+        launcher.wait()
+    wait_until(lambda: not any(map(is_alive, started)))
+
+
+def test_without_a_launcher_a_parent_may_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`nohup python -m launch.worker CONFIG &`, and then the shell ends."""
+    for name in (LAUNCH_FOLDER, "RANK", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    started: list[str] = []
+    monkeypatch.setattr(worker.threading, "Thread", lambda **options: started.append(str(options)))
+    monkeypatch.setattr("sys.argv", ["worker", str(tmp_path / "nowhere.yaml")])
+    assert main() == 2
+    assert not started
