@@ -23,7 +23,7 @@ class CheckpointConfig:
 
     One is due after every `every_steps` steps and, where given, when the last is `every_minutes` old. Kept are the
     last `keep_last`, the `keep_best` with the highest `evaluation.metric`, and for ever those whose step is a multiple
-    of `keep_every` (0: none).
+    of `keep_every` (0: none). After `max_failed_saves` saves in a row that failed, the run ends.
     """
 
     every_steps: int = 1000
@@ -31,6 +31,7 @@ class CheckpointConfig:
     keep_last: int = 3
     keep_best: int = 1
     keep_every: int = 0
+    max_failed_saves: int = 3
 
 
 @dataclass(frozen=True, kw_only=True)

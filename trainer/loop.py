@@ -4,10 +4,8 @@ The loop knows no device, no process group and no library: it is handed ready co
 decision that leads into a collective is taken from values that are the same on all ranks.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -24,13 +22,12 @@ from trainer.loss_watch import LossWatch
 from trainer.memory import in_parts, rehearse
 from trainer.metrics import StepMeter, count_cells
 from trainer.reporting import Reporter
-from trainer.saving import SaveFailed, Saver
+from trainer.run_saving import RunSaving
 from trainer.schedule import learning_rate
 from trainer.signals import StopRequest
 from trainer.watchdog import Watchdog
 
 FINISHED, EARLY_STOP = "finished", "stopped early"
-MAX_FAILED_SAVES = 3
 
 
 @dataclass
@@ -111,12 +108,7 @@ class Loop:
         self._losses = LossWatch(config.bad_steps.spike_threshold, progress.recent_losses)
         self._loss = training_loss(config.optimizer.label_smoothing, parts.engine.device)
         self._meter = StepMeter(progress.step, config.run.max_steps)
-        self._failed_saves = 0
-        self._saved_step = progress.step
-        self._saving_step, self._last_save = progress.step, time.monotonic()
-        self._save_error: SaveFailed | None = None
-        self._run_directory = Path(config.run.directory)
-        self._saver = Saver(self._run_directory, parts.engine, config.checkpoint, config.evaluation.metric)
+        self._saving = RunSaving(config, parts.engine, parts.reporter, progress.step)
 
     def run(self) -> str:
         """Why training ended: `FINISHED`, `EARLY_STOP` or the name of a signal. The last step is saved."""
@@ -148,20 +140,15 @@ class Loop:
         if (ended := self._has_ended()) is not None:
             return ended
         # One collective for everything that the ranks have to agree on between two steps.
-        flags = [self._stop.reason is not None, self._saver.working, self._save_is_old()]
+        flags = [self._stop.reason is not None, self._saving.working, self._saving.is_old]
         stopping, writing, old = self.engine.sum(flags)
-        if self._saver.busy and not writing:
-            self._advance_save()
+        if not writing:
+            self._saving.advance()
         if stopping:
             return next(reason for reason in self.engine.gather(self._stop.reason) if reason)
         if old and not self.progress.bad_steps:
             self._save()
         return None
-
-    def _save_is_old(self) -> bool:
-        """By the clock of rank 0."""
-        minutes = self.config.checkpoint.every_minutes
-        return minutes is not None and self.engine.rank == 0 and time.monotonic() - self._last_save > 60 * minutes
 
     def _due(self, every: int) -> bool:
         return self.progress.step % every == 0 or self.progress.step == self.config.run.max_steps
@@ -212,8 +199,7 @@ class Loop:
 
     def _roll_back(self) -> None:
         """To the newest checkpoint, but on with the data: what was read since is passed over."""
-        if self._saver.busy:
-            self._advance_save(to_the_end=True)
+        self._saving.wait()
         diverged_at, rollbacks = self.progress.step, self.progress.rollbacks
         progress = self._go_back() if rollbacks < self.config.bad_steps.max_rollbacks else None
         if progress is None:
@@ -221,7 +207,8 @@ class Loop:
         progress.bad_steps, progress.rollbacks = 0, rollbacks + 1
         progress.lr_scale = self.progress.lr_scale * self.config.bad_steps.lr_factor
         self._losses = LossWatch(self.config.bad_steps.spike_threshold, progress.recent_losses)
-        self.progress, self._saved_step = progress, -1
+        self.progress = progress
+        self._saving.forget()
         self._meter = StepMeter(progress.step, self.config.run.max_steps)
         detail = f"from step {diverged_at}; its data is passed over, learning rate times {progress.lr_scale:g}"
         self.reporter.rolled_back(progress.step, detail)
@@ -259,28 +246,9 @@ class Loop:
     def _save(self, last: bool = False) -> None:
         """Begins to save this step, after the save before it has ended; the `last` one is waited for."""
         with self._meter.outside_training(), self._watchdog.phase("saving"):
-            if self._saver.busy and self._saving_step != self.progress.step:
-                self._advance_save(to_the_end=True)
-            if not self._saver.busy and self._saved_step != self.progress.step:
-                self._saving_step, self._last_save = self.progress.step, time.monotonic()
-                self._saver.begin(self.progress.step, self._documents())
-            if last and self._saver.busy:
-                self._advance_save(to_the_end=True)
-        if last and self._saved_step != self.progress.step:
-            self._give_up_saving()
-
-    def _advance_save(self, to_the_end: bool = False) -> None:
-        try:
-            saved = self._saver.finish() if to_the_end else self._saver.advance()
-        except SaveFailed as error:
-            self._save_failed(error)
-            return
-        if saved is None:
-            return
-        self._saved_step, self._failed_saves = saved.step, 0
-        self.reporter.event(saved.step, "saved", str(saved.path))
-        for complaint in saved.complaints:
-            self.reporter.event(saved.step, "old checkpoint not removed", complaint)
+            self._saving.save(self.progress.step, self._documents)
+            if last:
+                self._saving.finish(self.progress.step)
 
     def _documents(self) -> dict[str, Any]:
         self.progress.recent_losses = self._losses.losses
@@ -288,20 +256,6 @@ class Loop:
         trainer |= {"metric": self.config.evaluation.metric}
         trainer |= {"world_size": self.engine.world_size, "engine": self.config.engine.kind}
         return {"trainer.json": trainer, "lanes.json": merge_states(self.engine.gather(self.data.state()))}
-
-    def _save_failed(self, error: SaveFailed) -> None:
-        """Training outlives a failing disk for a while: the save is tried again at the next occasion."""
-        self._failed_saves, self._save_error = self._failed_saves + 1, error
-        self.reporter.event(self._saving_step, "save failed", str(error))
-        if self._failed_saves >= MAX_FAILED_SAVES:
-            self._give_up_saving()
-
-    def _give_up_saving(self) -> NoReturn:
-        raise UserError(
-            f"the checkpoint of step {self._saving_step} could not be written to {self._run_directory} "
-            f"({self._save_error}); mend that, such as by freeing some space, and start the same command again: it "
-            f"goes on from the newest checkpoint that there is."
-        )
 
 
 def _score(result: dict[str, Any], metric: str) -> float:

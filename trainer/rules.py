@@ -76,6 +76,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "checkpoint.keep_last": _at_least(1),
     "checkpoint.keep_best": _at_least(0),
     "checkpoint.keep_every": _at_least(0),
+    "checkpoint.max_failed_saves": _at_least(1),
     "evaluation.every_steps": _at_least(1),
     "evaluation.beam_size": _at_least(1),
     "evaluation.length_penalty": _at_least(0),

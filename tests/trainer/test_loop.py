@@ -103,7 +103,7 @@ def make_loop(tmp_path: Path, engine: FakeEngine, evaluator: Any = None, **chang
     changes_go_back = changes.pop("go_back", None)
     config = Config(
         run=RunConfig(directory=str(tmp_path), max_steps=changes.pop("max_steps", 6)),
-        checkpoint=CheckpointConfig(every_steps=2, keep_last=10),
+        checkpoint=CheckpointConfig(every_steps=2, keep_last=10, max_failed_saves=changes.pop("max_failed_saves", 3)),
         evaluation=EvaluationConfig(every_steps=1, patience=changes.pop("patience", 0)),
         tracking=TrackingConfig(every_steps=1),
     )
@@ -248,7 +248,7 @@ def test_a_run_that_has_ended_makes_no_further_step(tmp_path: Path) -> None:
     assert engine.calls == 0
 
 
-def test_a_failing_disk_is_outlived_until_the_third_save_in_a_row(
+def test_a_failing_disk_is_outlived_until_so_many_saves_in_a_row_have_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, failures = HostCopy.write, [1, 2]
@@ -266,6 +266,9 @@ def test_a_failing_disk_is_outlived_until_the_third_save_in_a_row(
     failures.extend([1] * 10)
     with pytest.raises(UserError, match=r"step 6 could not be written.*No space left"):
         make_loop(tmp_path, FakeEngine()).run()
+    loop = make_loop(tmp_path, FakeEngine(), max_failed_saves=1)
+    with pytest.raises(UserError, match=r"step 2 could not be written"):
+        loop.run()
 
 
 def test_progress_survives_its_document() -> None:

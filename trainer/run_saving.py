@@ -1,0 +1,93 @@
+"""When a run saves, and how it outlives saves that fail. What a save is: `trainer.saving`."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from trainer.config import Config
+from trainer.engine.base import Engine
+from trainer.errors import UserError
+from trainer.reporting import Reporter
+from trainer.saving import Saved, SaveFailed, Saver
+
+
+class RunSaving:
+    """The saves of one run, told to the reporter. `save`, `advance`, `wait` and `finish` are collectives.
+
+    They raise UserError after `checkpoint.max_failed_saves` failures in a row: until then training outlives a failing
+    disk, and a save is tried again at the next occasion.
+    """
+
+    def __init__(self, config: Config, engine: Engine, reporter: Reporter, saved_step: int) -> None:
+        self._config, self._engine, self._reporter = config.checkpoint, engine, reporter
+        self._run_directory = Path(config.run.directory)
+        self._saver = Saver(self._run_directory, engine, config.checkpoint, config.evaluation.metric)
+        self._saved_step = self._saving_step = saved_step
+        self._last_save = time.monotonic()
+        self._num_failed, self._error = 0, ""
+
+    @property
+    def working(self) -> bool:
+        """Whether this rank is writing; `advance` only when that is so on no rank."""
+        return self._saver.working
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the last save was begun more than `every_minutes` ago, by the clock of rank 0."""
+        minutes = self._config.every_minutes
+        return minutes is not None and self._engine.rank == 0 and time.monotonic() - self._last_save > 60 * minutes
+
+    def save(self, step: int, documents: Callable[[], Mapping[str, Any]]) -> None:
+        """Begins to save, after the save before it has ended, unless that is of this very step."""
+        if self._saving_step != step:
+            self.wait()
+        if not self._saver.busy and self._saved_step != step:
+            self._saving_step, self._last_save = step, time.monotonic()
+            self._saver.begin(step, documents())
+
+    def advance(self) -> None:
+        """Goes on with the save under way, where there is one."""
+        if self._saver.busy:
+            self._told(self._saver.advance)
+
+    def wait(self) -> None:
+        """Returns when nothing is being saved any more."""
+        if self._saver.busy:
+            self._told(self._saver.finish)
+
+    def finish(self, step: int) -> None:
+        """Returns when the checkpoint of `step` is published. Raises UserError where it could not be."""
+        self.wait()
+        if self._saved_step != step:
+            self._give_up()
+
+    def forget(self) -> None:
+        """What has been saved is no longer how the run stands at that step."""
+        self._saved_step = -1
+
+    def _told(self, go_on: Callable[[], Saved | None]) -> None:
+        try:
+            saved = go_on()
+        except SaveFailed as error:
+            self._failed(str(error))
+            return
+        if saved is None:
+            return
+        self._saved_step, self._num_failed = saved.step, 0
+        self._reporter.event(saved.step, "saved", str(saved.path))
+        for complaint in saved.complaints:
+            self._reporter.event(saved.step, "old checkpoint not removed", complaint)
+
+    def _failed(self, error: str) -> None:
+        self._num_failed, self._error = self._num_failed + 1, error
+        self._reporter.event(self._saving_step, "save failed", error)
+        if self._num_failed >= self._config.max_failed_saves:
+            self._give_up()
+
+    def _give_up(self) -> NoReturn:
+        raise UserError(
+            f"the checkpoint of step {self._saving_step} could not be written to {self._run_directory} "
+            f"({self._error}); mend that, such as by freeing some space, and start the same command again: it goes on "
+            "from the newest checkpoint that there is."
+        )
