@@ -73,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in (
         _add_train,
+        _add_submit,
         _add_prepare,
         _add_data,
         _add_translate,
@@ -116,6 +117,39 @@ example:
     parser = _add(subparsers, commands.train, "train a model, or go on with a run", text)
     _add_configuration(parser)
     parser.add_argument("--processes", type=_count, metavar="N", help="default: the number of GPUs, or 1 without any")
+
+
+def _add_submit(subparsers: Subparsers) -> None:
+    text = """\
+Gives a run to SLURM as a job that saves before it is preempted or reaches its time limit, requeues itself, and goes on
+from its checkpoint. Checks the configuration as `train` does; freezes it, and the code, in the run directory, so that
+a requeued job runs what was submitted. To go on with a run, on as many nodes as before or not, submit it again.
+slurm/README.md tells of profiles and of what follows the end of a job.
+
+examples:
+  dragoman submit configs/wmt14_en_de_big.yaml --profile gres --nodes 8 --set account=translation
+  dragoman submit configs/multi30k_en_de.yaml --profile gres --array optimizer.peak_lr=5e-4,1e-3 --dry-run"""
+    parser = _add(subparsers, commands.submit, "give a run to SLURM", text)
+    _add_configuration(parser)
+    parser.add_argument(
+        "--profile",
+        metavar="P",
+        help="the cluster: a name in slurm/profiles or a file; default: DRAGOMAN_SLURM_PROFILE",
+    )
+    parser.add_argument("--nodes", type=_count, metavar="N", default=1, help="default: 1")
+    parser.add_argument(
+        "--set", metavar="name=value", action="append", default=[],
+        help="a setting of the profile to change, such as processes_per_node=4",
+    )  # fmt: skip
+    parser.add_argument(
+        "--chain", type=_count, metavar="N", default=1, help="N jobs, each after the one before: where none may requeue"
+    )
+    parser.add_argument("--after", type=_job, metavar="JOBID", help="start when this job has ended, however it did")
+    parser.add_argument(
+        "--array", metavar="key=value,value", action="append", default=[],
+        help="a run for each value, in a directory of its own; given twice, for each combination",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="only print the script, and what SLURM thinks of it")
 
 
 def _add_prepare(subparsers: Subparsers) -> None:
@@ -239,6 +273,10 @@ example:
 
 def _count(text: str) -> int:
     return _at_least(1, text)
+
+
+def _job(text: str) -> str:
+    return str(_at_least(1, text))
 
 
 def _natural(text: str) -> int:

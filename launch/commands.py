@@ -66,6 +66,22 @@ def _train_here(config: Config) -> Failure | None:
     return None
 
 
+def submit(options: Namespace) -> int:
+    """Checks a run, or each of a sweep, as `train` does, then gives it to SLURM."""
+    from launch import slurm
+    from launch.slurm_profile import load_profile
+
+    profile = load_profile(options.profile, options.set)
+    configs = slurm.sweep(options.config, options.changes, options.array)
+    submission = slurm.Submission(profile, options.nodes, options.chain, options.after)
+    for config in configs:
+        slurm.check(config, submission)
+    for config in configs:
+        for line in slurm.dry_run(config, submission) if options.dry_run else slurm.submit(config, submission):
+            print(line)
+    return 0
+
+
 def prepare(options: Namespace) -> int:
     """Writes tokenizers and stores and says what is in them."""
     from launch.preparation import report

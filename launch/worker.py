@@ -7,6 +7,9 @@ Under `dragoman train`, the environment variable DRAGOMAN_LAUNCH names a folder 
 so that signals find it, and its failure, so that a user's mistake is told once and not by every rank and torchrun.
 Its standard input is then a pipe that nobody writes to: it ends when `dragoman train` has died, and so does the worker.
 Under another launcher a worker looks whether the process that started it still lives.
+
+In a job of SLURM, DRAGOMAN_OUTCOMES names a folder in which each worker that fails leaves why, for `launch.requeue`:
+torchrun turns every exit status into 1.
 """
 
 import contextlib
@@ -24,29 +27,34 @@ from types import FrameType
 from launch.failure import DEFECT, Failure, explain
 from trainer.errors import UserError
 
-LAUNCH_FOLDER = "DRAGOMAN_LAUNCH"
+LAUNCH_FOLDER, OUTCOMES = "DRAGOMAN_LAUNCH", "DRAGOMAN_OUTCOMES"
 FAILURE_FILE = "failure.json"
 WORKER_PREFIX = "worker-"
 SECONDS_TO_BE_ENDED = 30
 SECONDS_BETWEEN_LOOKS = 1.0
 # One of these is in the environment under every launcher. Without any, a shell that has gone is no reason to end.
 _SIGNS_OF_A_LAUNCHER = ("RANK", "ACCELERATE_MIXED_PRECISION")
+_SECONDS_FOR_A_FILE = 5.0
 
 
 def main() -> int:
     """Trains as the command line says; the exit status."""
-    folder = os.environ.get(LAUNCH_FOLDER)
+    folder, outcomes = os.environ.get(LAUNCH_FOLDER), os.environ.get(OUTCOMES)
     try:
         if folder:
             join(Path(folder))
         elif any(name in os.environ for name in _SIGNS_OF_A_LAUNCHER):
             threading.Thread(target=end_with_launcher, args=(os.getppid(),), daemon=True).start()
+            if outcomes:
+                _take_early_signals()
         _train(sys.argv[1:], Path(folder) if folder else None)
     except BaseException as error:
         if isinstance(error, SystemExit):
             failure = Failure(error.code if isinstance(error.code, int) else DEFECT, "")
         else:
             failure = explain(error)
+        if outcomes and not folder and failure.message:
+            _keep_outcome(Path(outcomes), failure)
         return _leave(Path(folder), failure) if folder else _print(failure)
     return 0
 
@@ -61,7 +69,13 @@ def _train(arguments: list[str], folder: Path | None) -> None:
     config = configuration.load(arguments[0], arguments[1:])
     from trainer import run  # after the configuration has been checked, because it takes seconds
 
-    run.train(config, *([partial(_give_up, folder)] if folder else []))
+    outcomes = os.environ.get(OUTCOMES)
+    if folder:
+        run.train(config, partial(_give_up, folder))
+    elif outcomes:
+        run.train(config, partial(_give_up_in_a_job, Path(outcomes)))
+    else:
+        run.train(config)
 
 
 def _give_up(folder: Path, message: str) -> None:
@@ -73,11 +87,25 @@ def _give_up(folder: Path, message: str) -> None:
         os._exit(GAVE_UP)
 
 
+def _give_up_in_a_job(outcomes: Path, message: str) -> None:
+    from trainer.watchdog import GAVE_UP, end_process
+
+    # The disk may be what hangs.
+    writing = threading.Thread(target=_keep_outcome, args=(outcomes, Failure(GAVE_UP, message)), daemon=True)
+    writing.start()
+    writing.join(_SECONDS_FOR_A_FILE)
+    end_process(message)
+
+
+def _keep_outcome(outcomes: Path, failure: Failure) -> None:
+    document = {"time": time.time()} | asdict(failure)
+    with contextlib.suppress(OSError):
+        (outcomes / f"rank-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(document), encoding="utf-8")
+
+
 def join(folder: Path) -> None:
     """Makes this process one of a launch: it can be sent signals, and it ends when `dragoman train` dies."""
-    # Until the loop takes the signals over there is nothing to save, so they end the worker at once.
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _stop)
+    _take_early_signals()
     (folder / f"{WORKER_PREFIX}{os.getpid()}").touch()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -87,6 +115,12 @@ def end_with_launcher(launcher: int) -> None:
     while os.getppid() == launcher:
         time.sleep(SECONDS_BETWEEN_LOOKS)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _take_early_signals() -> None:
+    """Until the loop takes the signals over there is nothing to save, so they end the worker at once."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ import types
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -20,6 +20,8 @@ from model.config import PRESETS
 from trainer.config import Config
 from trainer.errors import UserError
 from trainer.rules import check_rules, settings
+
+T = TypeVar("T")
 
 CONFIG_FILE = "config.yaml"
 """The resolved configuration in a run directory or a model directory."""
@@ -125,6 +127,21 @@ def require_same_run(old: Config, new: Config) -> None:
         )
 
 
+def load_settings(path: str | Path, overrides: Sequence[str], kind: type[T]) -> T:
+    """Other settings than a run's, such as those of a cluster, read and checked like a configuration's.
+
+    Raises UserError, as `load` does; what `kind` itself refuses with one is passed on.
+    """
+    tree = _read(Path(path))
+    for override in overrides:
+        _override(tree, override)
+    try:
+        _refuse_unknown(tree, kind, "", kind)
+        return _typed(tree, kind)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -174,16 +191,20 @@ def _index(node: Any, name: str, path: str) -> Any:
 
 
 def _build(tree: dict[str, Any]) -> Config:
-    _refuse_unknown(tree, Config, "")
+    _refuse_unknown(tree, Config, "", Config)
     tree = {name: section for name, section in tree.items() if section is not None}  # `engine:` with nothing below it
     _apply_preset(tree)
-    try:
-        # As JSON, because only there pydantic's strict mode takes lists for tuples, but still no "3" for 3.
-        config = TypeAdapter(Config).validate_json(json.dumps(tree, default=str), strict=True)
-    except ValidationError as error:
-        raise _type_error(error) from error
+    config = _typed(tree, Config)
     check_rules(config)
     return config
+
+
+def _typed(tree: dict[str, Any], kind: type[T]) -> T:
+    try:
+        # As JSON, because only there pydantic's strict mode takes lists for tuples, but still no "3" for 3.
+        return TypeAdapter(kind).validate_json(json.dumps(tree, default=str), strict=True)
+    except ValidationError as error:
+        raise _type_error(error, kind) from error
 
 
 def _apply_preset(tree: dict[str, Any]) -> None:
@@ -196,22 +217,22 @@ def _apply_preset(tree: dict[str, Any]) -> None:
     tree["model"] = PRESETS[preset] | model
 
 
-def _refuse_unknown(value: Any, kind: Any, path: str) -> None:
+def _refuse_unknown(value: Any, kind: Any, path: str, root: Any) -> None:
     """Walks the tree beside the dataclasses; what is not a mapping or a list where one is expected is pydantic's."""
     if is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)
         for key, entry in value.items():
             full = f"{path}.{key}" if path else f"{key}"
             if key not in hints:
-                raise UserError(f"`{full}` is not a setting; {_nearest(path, str(key), list(hints))}")
-            _refuse_unknown(entry, hints[key], full)
+                raise UserError(f"`{full}` is not a setting; {_nearest(path, str(key), list(hints), root)}")
+            _refuse_unknown(entry, hints[key], full, root)
     elif get_origin(kind) is tuple and isinstance(value, list):
         for index, entry in enumerate(value):
-            _refuse_unknown(entry, get_args(kind)[0], f"{path}.{index}")
+            _refuse_unknown(entry, get_args(kind)[0], f"{path}.{index}", root)
 
 
-def _nearest(section: str, key: str, siblings: list[str]) -> str:
-    elsewhere = [path for path in known_settings() if path.rpartition(".")[2] == key]
+def _nearest(section: str, key: str, siblings: list[str], root: Any) -> str:
+    elsewhere = [path for path in _known(root, "") if path.rpartition(".")[2] == key]
     close = difflib.get_close_matches(key, siblings, n=1) or [name for name in siblings if key in name.split("_")]
     prefix = f"{section}." if section else ""
     if elsewhere:
@@ -234,19 +255,19 @@ def _known(kind: Any, prefix: str) -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def _type_error(error: ValidationError) -> UserError:
+def _type_error(error: ValidationError, root: Any) -> UserError:
     details = error.errors(include_url=False)[0]
     location = details["loc"]
     entry_missing = details["type"] == "missing" and isinstance(location[-1], int)  # a list that is too short
-    path, kind = _locate(location[:-1] if entry_missing else location)
+    path, kind = _locate(location[:-1] if entry_missing else location, root)
     if details["type"] == "missing" and not entry_missing:
         return UserError(f"`{path}` is missing: give it {_expected(kind)}.")
     return UserError(f"`{path}` must be {_expected(kind)}, but is {_show(details['input'])}.")
 
 
-def _locate(location: tuple[int | str, ...]) -> tuple[str, Any]:
+def _locate(location: tuple[int | str, ...], root: Any) -> tuple[str, Any]:
     """The dotted path and the declared type; what pydantic adds below it (the branch of a union) is left out."""
-    kind: Any = Config
+    kind: Any = root
     path: list[str] = []
     for part in location:
         if is_dataclass(kind) and isinstance(part, str):

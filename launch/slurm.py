@@ -1,0 +1,155 @@
+"""`dragoman submit`: a run as a SLURM job. Checks what `train` checks, freezes what was checked, asks sbatch."""
+
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.job_queue import find_jobs
+from launch.job_script import JOB_FOLDER, JobRequest, render
+from launch.requeue import record
+from launch.run_history import read_requeues
+from launch.slurm_profile import Profile
+from launch.snapshot import take_snapshot
+from trainer import configuration, run_directory
+from trainer.config import Config
+from trainer.errors import UserError
+
+_SECONDS_TO_ANSWER = 60
+_ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What the user asks for beside the configuration: `chain` jobs, each after the one before, the first `after` a
+    job that is already there."""
+
+    profile: Profile
+    nodes: int = 1
+    chain: int = 1
+    after: str | None = None
+
+
+def sweep(config: str, changes: Sequence[str], arrays: Sequence[str]) -> list[Config]:
+    """One configuration for each combination of the values in `key=value,value,…`, each with a run directory of its
+    own. Raises UserError for the first that is not sound."""
+    axes = [_axis(array) for array in arrays]
+    configs = []
+    for chosen in itertools.product(*axes):
+        found = configuration.load(config, [*changes, *chosen])
+        if chosen:
+            named = f"run.directory={found.run.directory}-{'-'.join(map(_short, chosen))}"
+            found = configuration.load(config, [*changes, *chosen, named])
+        configs.append(found)
+    return configs
+
+
+def _short(change: str) -> str:
+    """`optimizer.peak_lr=1e-3` as part of a folder's name."""
+    key, _, value = change.partition("=")
+    return re.sub(r"[^\w.=+-]", "_", f"{key.rpartition('.')[2]}={value}")
+
+
+def _axis(array: str) -> list[str]:
+    key, equals, values = array.partition("=")
+    if not equals or not all(values.split(",")):
+        raise UserError(f"--array is written `section.key=value,value`, but is `{array}`.")
+    return [f"{key}={value}" for value in values.split(",")]
+
+
+def check(config: Config, submission: Submission) -> None:
+    """Everything that `train` checks before it starts processes. Raises UserError."""
+    from trainer.data.corpora.sources import check_sources
+    from trainer.data.feeding.feed import check_world_size
+
+    check_world_size(config.data, submission.nodes * submission.profile.processes_per_node)
+    check_sources([*config.data.train, *config.data.valid])
+    directory = Path(config.run.directory)
+    written = run_directory.config_path(directory)
+    if run_directory.metrics_path(directory).exists() and written.exists():
+        configuration.require_same_run(configuration.load(written), config)
+
+
+def dry_run(config: Config, submission: Submission) -> Iterator[str]:
+    """The script, and what SLURM would do with it where there is one; nothing is written."""
+    script = _script(config, submission)
+    yield script
+    if shutil.which("sbatch"):
+        yield f"# sbatch --test-only: {_sbatch(['--test-only'], script)}"
+    else:
+        yield "# There is no SLURM on this machine: sbatch was not asked what it thinks of it."
+
+
+def submit(config: Config, submission: Submission) -> Iterator[str]:
+    """Freezes code and configuration beside the run and puts its jobs into the queue; what was done, line by line.
+
+    Raises UserError where there is no SLURM, where it refuses, or where the run is already in the queue.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError(
+            "there is no SLURM on this machine (no `sbatch` in PATH): submit from a login node of the cluster, or "
+            "`dragoman train` here."
+        )
+    directory = Path(config.run.directory)
+    _refuse_if_queued(directory)
+    try:
+        (directory / JOB_FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"`run.directory` is {directory}, but {error.filename} cannot be written ({error.strerror}): name another "
+            "folder, or change its permissions."
+        ) from error
+    with run_directory.owning(directory):
+        _refuse_if_queued(directory)  # another `submit` may have been quicker
+        code = take_snapshot(directory / JOB_FOLDER / "code")
+        frozen = directory / JOB_FOLDER / "config.yaml"
+        frozen.write_text(configuration.dump(config), encoding="utf-8")
+        if not run_directory.config_path(directory).exists():
+            shutil.copy(frozen, run_directory.config_path(directory))
+        path = directory / JOB_FOLDER / "job.sh"
+        path.write_text(_script(config, submission), encoding="utf-8")
+        after = submission.after
+        for _ in range(submission.chain):
+            options = ["--parsable", *([f"--dependency=afterany:{after}"] if after else [])]
+            after = _sbatch([*options, str(path)]).splitlines()[-1].split(";")[0]
+            told = f"{submission.nodes} nodes of {submission.profile.processes_per_node} processes, {code}"
+            record(directory, "submitted", f"submitted for {told}", after)
+            yield f"job {after}: {directory}, {told}; {path.with_name(f'job-{after}.log')}"
+
+
+def _script(config: Config, submission: Submission) -> str:
+    here = Path.cwd()
+    return render(JobRequest(here / config.run.directory, here, submission.nodes, sys.executable), submission.profile)
+
+
+def _refuse_if_queued(directory: Path) -> None:
+    jobs = find_jobs(str(record.get("job")) for record in read_requeues(directory))
+    for job in jobs.values():
+        if not job.state.startswith(_ENDED):
+            raise UserError(
+                f"the run {directory} is already in the queue: job {job.id} is {job.state}; `scancel {job.id}` ends it."
+            )
+
+
+def _sbatch(options: Sequence[str], script: str | None = None) -> str:
+    """What sbatch answers."""
+    try:
+        answer = subprocess.run(
+            ["sbatch", *options],
+            input=script,
+            env={name: value for name, value in os.environ.items() if not name.startswith("SBATCH_")},
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS_TO_ANSWER,
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"SLURM refuses the job: {' '.join(error.stderr.split())}.") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"SLURM does not answer ({error}): try again later.") from error
+    return answer.stdout.strip() or answer.stderr.strip()
