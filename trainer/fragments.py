@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from trainer.engine.base import FRAGMENT_KINDS, Fragment, FragmentKind
 
 STATE_DIRECTORY = "state"
+_SUFFIX, _INDEX = ".safetensors", "fragments"
 
 
 @contextmanager
@@ -67,9 +68,20 @@ class HostCopy:
 
     def write(self, directory: Path, rank: int, world_size: int) -> Path:
         """Writes the rank's file into `directory`/state and returns its path. Raises OSError or SafetensorError."""
-        path = directory / STATE_DIRECTORY / f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
-        save_file(self._flat, path, metadata={"fragments": json.dumps(self._index)})
+        path = directory / STATE_DIRECTORY / f"rank-{rank:05d}-of-{world_size:05d}{_SUFFIX}"
+        save_file(self._flat, path, metadata={_INDEX: json.dumps(self._index)})
         return path
+
+
+def is_fragment_file(path: Path) -> bool:
+    """Whether a file's name and header are those of a rank's file; nothing in it is run, whatever it is."""
+    if path.suffix != _SUFFIX:
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys()) == set(FRAGMENT_KINDS) and _INDEX in (file.metadata() or {})
+    except SafetensorError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -88,13 +100,13 @@ class FragmentFiles:
     def __init__(self, checkpoint: Path, num_updates: int):
         self.num_updates = num_updates
         self._files: dict[Path, Any] = {}
-        self._paths = sorted((checkpoint / STATE_DIRECTORY).glob("*.safetensors"))
+        self._paths = sorted((checkpoint / STATE_DIRECTORY).glob(f"*{_SUFFIX}"))
 
     @cached_property
     def _pieces(self) -> dict[str, list[_Piece]]:
         pieces: dict[str, list[_Piece]] = {}
         for path in self._paths:
-            index = json.loads(self._open(path).metadata()["fragments"])
+            index = json.loads(self._open(path).metadata()[_INDEX])
             start = 0
             for name, offset, length in index:
                 pieces.setdefault(name, []).append(_Piece(path, start, offset, length))

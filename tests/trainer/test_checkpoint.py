@@ -1,6 +1,8 @@
 """Checkpoints: published whole or not at all, readable by any number of ranks, never from outside their directory."""
 
 import json
+import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +123,10 @@ def flip_byte(path: Path) -> None:
         (lambda path: (path / "manifest.json").write_text('{"format": 1, "files": 5}'), "cannot be read"),
         (lambda path: (path / "manifest.json").write_text('{"format": 9, "files": {}}'), "format 9"),
         (lambda path: rewrite_manifest(path, "/etc/passwd"), "outside the checkpoint"),
+        (lambda path: make_directory(next((path / "state").iterdir())), "cannot be read (Is a directory)"),
+        (lambda path: plant_pickle(path, next((path / "state").iterdir()).name), "is no safetensors file"),
+        (lambda path: plant_pickle(path, "optimizer.pt"), "optimizer.pt is no safetensors file"),
+        (lambda path: link_outside(next((path / "state").iterdir())), "is a link"),
     ],
 )
 def test_damage_is_named_and_the_one_before_is_used(tmp_path: Path, harm: Any, complaint: str) -> None:
@@ -134,6 +140,32 @@ def rewrite_manifest(path: Path, name: str) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"][name] = [1, "00"]
     (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def make_directory(path: Path) -> None:
+    """What cannot be read as a file, not even by root."""
+    path.unlink()
+    path.mkdir()
+
+
+class EndsWhoLoadsIt:
+    def __reduce__(self) -> Any:
+        return os._exit, (1,)
+
+
+def plant_pickle(path: Path, name: str) -> None:
+    """With its true size and checksum in the manifest."""
+    planted = path / "state" / name
+    planted.write_bytes(pickle.dumps(EndsWhoLoadsIt()))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][f"state/{name}"] = checkpoint.describe(planted)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def link_outside(path: Path) -> None:
+    outside = path.parents[3] / path.name
+    path.rename(outside)
+    path.symlink_to(outside)
 
 
 def test_the_ranks_share_out_the_hashing(tmp_path: Path) -> None:
@@ -179,6 +211,34 @@ def test_retention_keeps_the_last_and_the_best(tmp_path: Path, keep_best: int, m
         publish(tmp_path, step, score)
     checkpoint.apply_retention(tmp_path, CheckpointConfig(keep_last=2, keep_best=keep_best), metric)
     assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [checkpoint.name_of(step) for step in kept]
+
+
+def test_every_so_many_steps_one_is_kept_for_ever(tmp_path: Path) -> None:
+    for step in range(1, 10):
+        publish(tmp_path, step)
+        checkpoint.apply_retention(tmp_path, CheckpointConfig(keep_last=2, keep_every=3), "bleu")
+    names = [path.name for path in checkpoint.list_checkpoints(tmp_path)]
+    assert names == [checkpoint.name_of(step) for step in (3, 6, 8, 9)]
+
+
+def test_a_kill_amid_retention_leaves_nothing_that_looks_whole(tmp_path: Path, monkeypatch: Any) -> None:
+    for step in (1, 2, 3):
+        publish(tmp_path, step)
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if path.exists():
+            (path / "manifest.json").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.apply_retention(tmp_path, CheckpointConfig(keep_last=1), "bleu")
+    left = checkpoint.list_checkpoints(tmp_path)
+    assert [path.name for path in left] == [checkpoint.name_of(step) for step in (2, 3)]
+    assert [checkpoint.verify(path) for path in left] == [[], []]
+    checkpoint.remove_leftovers(tmp_path)
+    assert sorted((tmp_path / "checkpoints").iterdir()) == left
 
 
 def test_the_oldest_of_equal_scores_is_the_best(tmp_path: Path) -> None:
