@@ -6,10 +6,11 @@ STAMP := $(VENV)/.installed
 export PYTHONSAFEPATH := 1
 export DS_ACCELERATOR ?= $(shell test -e /dev/nvidiactl && echo cuda || echo cpu)
 
-.PHONY: help install demo test check format clean
+.PHONY: help install demo slurm-demo test check format clean
 help:
 	@echo "make install  virtual environment in $(VENV) with everything pinned"
 	@echo "make demo     trains on the built-in corpus with 2 processes and ZeRO-2, translates, prints BLEU (3 minutes)"
+	@echo "make slurm-demo  the same on a SLURM of two nodes on this machine, preempted (as root, 4 minutes)"
 	@echo "make test     all tests"
 	@echo "make check    lint, types and the fast tests (under 3 minutes)"
 	@echo "make format   formats the code"
@@ -30,6 +31,9 @@ demo: install
 	$(BIN)/dragoman translate $(DEMO) < $(DEMO)/held_out/sample.fr | paste $(DEMO)/held_out/sample.fr -
 	@echo; echo "All of them (1,600, made by the same grammar):"
 	$(BIN)/dragoman evaluate $(DEMO) --source $(DEMO)/held_out/test.fr --reference $(DEMO)/held_out/test.en
+
+slurm-demo: install
+	$(BIN)/python slurm/local_cluster.py demo /tmp/dragoman-slurm
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope

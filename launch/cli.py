@@ -127,8 +127,8 @@ a requeued job runs what was submitted. To go on with a run, on as many nodes as
 slurm/README.md tells of profiles and of what follows the end of a job.
 
 examples:
-  dragoman submit configs/wmt14_en_de_big.yaml --profile gres --nodes 8 --set account=translation
-  dragoman submit configs/multi30k_en_de.yaml --profile gres --array optimizer.peak_lr=5e-4,1e-3 --dry-run"""
+  dragoman submit configs/wmt14_en_de_big.yaml --profile gres --nodes 2 --set account=translation
+  dragoman submit configs/multi30k_en_de.yaml --profile local --array model.dropout=0.1,0.3 --dry-run"""
     parser = _add(subparsers, commands.submit, "give a run to SLURM", text)
     _add_configuration(parser)
     parser.add_argument(

@@ -30,7 +30,9 @@ from trainer.run_state import read_failures, read_state
 REQUEUE, NOTHING_TO_DO = 85, 86
 USER_ERROR = 2
 _BEGUN = "slurm/begun.json"
-_SILENT = "died without a word"
+_SILENT = "a process died without a word"
+# What a rank says whose partner in a collective has gone: not why.
+_OF_ANOTHER = re.compile(r"closed by peer|reset by peer|broken pipe|remote process exited|timed out waiting", re.I)
 
 Record = Mapping[str, Any]
 
@@ -80,7 +82,7 @@ def decide(end: JobEnd, history: Sequence[Record]) -> Decision:
 
 
 def _after_a_crash(end: JobEnd, history: Sequence[Record], on: Literal["requeue", "next"]) -> Decision:
-    first = end.outcomes[0] if end.outcomes else None
+    first = next((o for o in end.outcomes if not _OF_ANOTHER.search(_headline(o))), None)
     crash = _headline(first) if first else f"{_SILENT} (status {end.status})"
     step = end.step if end.failed_step is None else end.failed_step
     told = f"crash after step {step}: {crash}"

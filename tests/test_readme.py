@@ -13,7 +13,7 @@ from launch.cli import build_parser
 from trainer.configuration import load
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "configs").glob("*.yaml"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "slurm" / "README.md", *sorted((ROOT / "configs").glob("*.yaml"))]
 
 
 def commands(path: Path) -> list[str]:
@@ -23,7 +23,7 @@ def commands(path: Path) -> list[str]:
     return [line for line in found if "`" not in line and "CONFIG" not in line]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documented_commands_are_understood(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert commands(path)

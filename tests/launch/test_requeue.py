@@ -41,7 +41,7 @@ SAME = {"decision": "requeue", "crash": "40: RuntimeError: broken, port #"}
         (CRASH, [SAME, {"decision": "requeue", "crash": None}], "requeue", "crash"),  # not in a row
         (CRASH, [SAME, {"decision": "submitted", "crash": None}], "requeue", "crash"),  # somebody has mended it
         (CRASH, [{"crash": f"{step}: other"} for step in range(10)], "stop", "after 10 others in a row"),
-        (replace(RUNNING, status=137), [], "requeue", "died without a word (status 137)"),
+        (replace(RUNNING, status=137), [], "requeue", "a process died without a word (status 137)"),
     ],
 )
 def test_decisions(end: JobEnd, history: Sequence[dict[str, Any]], decision: str, reason: str) -> None:
@@ -70,6 +70,12 @@ def test_the_users_mistake_counts_before_the_crashes_that_it_brings_about() -> N
     mistake = {"status": 2, "message": "dragoman: `data.max_tokens` must be larger."}
     found = decide(replace(CRASH, outcomes=[*CRASH.outcomes, mistake], warned=True), [])
     assert (found.decision, found.reason, found.status) == ("stop", "`data.max_tokens` must be larger.", 2)
+
+
+def test_what_a_rank_says_of_another_is_no_cause() -> None:
+    echo = {"status": 1, "message": "RuntimeError: [pair.cc:553] Connection closed by peer [127.0.0.1]:31396."}
+    assert "a process died without a word" in decide(replace(CRASH, outcomes=[echo]), []).reason
+    assert "RuntimeError: broken" in decide(replace(CRASH, outcomes=[echo, *CRASH.outcomes]), []).reason
 
 
 def test_a_rank_without_memory_may_say_so_twice() -> None:
@@ -117,8 +123,8 @@ def test_the_life_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert "there is nothing to do: the run has finished" in capsys.readouterr().out
     assert [record["reason"] for record in read_requeues(job.run)] == [
         "stopped by SIGUSR1 after step 3",
-        "crash after step 0: died without a word (status 137)",
-        "crash after step 0: died without a word (status 137); the second time in a row",
+        "crash after step 0: a process died without a word (status 137)",
+        "crash after step 0: a process died without a word (status 137); the second time in a row",
         "SLURM started the job again by itself: a node failed, or no time was left",
         "finished",
     ]

@@ -1,6 +1,7 @@
 """`dragoman submit` without a SLURM: its scripts, its profiles, its refusals."""
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -174,3 +175,27 @@ def test_a_chain_and_what_lies_beside_the_run(
     assert submit(*words) == 2
     assert "SLURM refuses the job: sbatch: error: invalid account." in capsys.readouterr().err
     assert os.access(run / "slurm" / "job.sh", os.R_OK)
+
+
+def documented_submissions() -> list[list[str]]:
+    text = "".join((ROOT / name).read_text() for name in ("README.md", "slurm/README.md"))
+    return [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("dragoman submit")]
+
+
+@pytest.mark.parametrize("words", documented_submissions(), ids=lambda words: " ".join(words[1:]))
+def test_the_documented_commands(
+    words: list[str],
+    fake_slurm: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whether their corpora are there is another matter."""
+    monkeypatch.setattr("trainer.data.corpora.sources.check_sources", lambda corpora: None)
+    monkeypatch.chdir(tmp_path)
+    words[1] = str(ROOT / words[1])
+    assert main(words) == 0, capsys.readouterr().err
+    asked = (fake_slurm / "asked").read_text().splitlines()
+    assert asked
+    for line in asked:
+        subprocess.run(["bash", "-n", line.split()[-1]], check=True)

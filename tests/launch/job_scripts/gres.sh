@@ -3,8 +3,8 @@
 #SBATCH --job-name=my run
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
-#SBATCH --cpus-per-task=64
-#SBATCH --gres=gpu:a100:8
+#SBATCH --cpus-per-task=32
+#SBATCH --gres=gpu:a100:4
 #SBATCH --mem=0
 #SBATCH --time=1-00:00:00
 #SBATCH --account=my_project
@@ -24,7 +24,7 @@ export DRAGOMAN_OUTCOMES="$run/slurm/outcomes/$SLURM_JOB_ID.${SLURM_RESTART_COUN
 unset SLURM_EXPORT_ENV  # the steps get the environment of this script, which is not that of whoever submitted it
 export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
 export OMP_NUM_THREADS=8
-export SRUN_CPUS_PER_TASK=64
+export SRUN_CPUS_PER_TASK=32
 set -u
 on_host() { "$python" -m launch.requeue "$@"; }
 
@@ -41,7 +41,7 @@ step='' warned=''
 # Before the time limit or a preemption the ranks are told to save and stop. torchrun itself would die of USR1.
 trap 'warned=1; [ -z "$step" ] || kill -USR1 "$step"' USR1 TERM
 srun --kill-on-bad-exit=1 --wait=120 bash -c 'trap "" USR1; exec "$@"' _ \
-  "$python" -m torch.distributed.run --nnodes 4 --nproc-per-node 8 --max-restarts 0 \
+  "$python" -m torch.distributed.run --nnodes 4 --nproc-per-node 4 --max-restarts 0 \
   --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" --rdzv-endpoint "$address:$port" \
   --shutdown-timeout 240 -m launch.worker "$run/slurm/config.yaml" &
 step=$!
