@@ -1,0 +1,136 @@
+"""Runs on a real SLURM of two nodes: preempted, killed, out of time, cancelled, and on one node instead of two."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.run_history import read_requeues
+from slurm.local_cluster import LocalCluster, missing, running, wait_for
+from tests.trainer.test_tracking import history
+from tests.trainer.test_training import Runs
+from trainer.checkpoint_names import list_checkpoints, step_of
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(missing() is not None, reason=f"no run on SLURM was tried: {missing()}"),
+]
+
+ROOT = Path(__file__).parents[2]
+FOR_EVER = 1_000_000
+STEPS_ON_ONE_NODE = 20  # another number of processes rounds otherwise, and what it changes grows
+
+
+class Runner:
+    """One small run, submitted to the cluster as a user would."""
+
+    def __init__(self, folder: Path, cluster: LocalCluster) -> None:
+        self.cluster, self.runs = cluster, Runs(folder)
+        self.run = folder / "run"
+        # A step takes long enough that SLURM acts before there are too many to repeat undisturbed.
+        self.changes = ["engine.kind=zero2", "checkpoint.every_steps=10", "data.max_tokens=512"]
+
+    def submit(self, nodes: int, max_steps: int) -> str:
+        """Gives the run to SLURM; the job's id."""
+        train = self.runs.command("run", *self.changes, f"run.max_steps={max_steps}", "tracking.wandb.mode=offline")
+        options = ["--profile", "local", "--nodes", f"{nodes}"]
+        command = [*train[:3], "submit", train[4], *train[7:], *options]
+        told = subprocess.run(
+            command, env={**self.cluster.environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+            cwd=self.runs.folder, check=False,
+        )  # fmt: skip
+        assert told.returncode == 0, told.stderr
+        return told.stdout.split()[1].rstrip(":")
+
+    @property
+    def step(self) -> int:
+        """The newest step in `metrics.jsonl`."""
+        steps = self.runs.steps("run") if (self.run / "metrics.jsonl").exists() else []
+        return int(steps[-1]["step"]) if steps else 0
+
+    def decisions(self, word: str = "requeue") -> list[dict[str, Any]]:
+        return [record for record in read_requeues(self.run) if record["decision"] == word]
+
+    def wait_for_more_steps(self, job: str, number: int = 5) -> None:
+        first = self.step
+        self._wait(lambda: self.cluster.state(job) == "RUNNING" and self.step >= first + number, "no more steps")
+
+    def wait_for_requeue(self, number: int) -> dict[str, Any]:
+        self._wait(lambda: len(self.decisions()) >= number, f"no requeue number {number}")
+        return self.decisions()[-1]
+
+    def wait_for_end(self, job: str, state: str) -> None:
+        self._wait(lambda: self.cluster.state(job) == state, f"not {state}")
+
+    def _wait(self, condition: Any, complaint: str) -> None:
+        try:
+            wait_for(condition, 150, complaint)
+        except TimeoutError as error:
+            logs = "".join(path.read_text()[-4000:] for path in self.run.glob("slurm/job-*.log"))
+            raise AssertionError(f"{error}\n{self.cluster.run('squeue')}\n{read_requeues(self.run)}\n{logs}") from error
+
+    def worker(self, rank: int) -> int:
+        """The process id of a rank."""
+        mark, number = f"{self.run}/slurm/config.yaml".encode(), f"\0RANK={rank}\0".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                if mark in words and number in (process / "environ").read_bytes():
+                    return int(process.name)
+        raise AssertionError(f"rank {rank} is not there")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    with running(tmp_path_factory.mktemp("cluster")) as started:
+        yield started
+
+
+def test_a_run_that_meets_everything_ends_as_if_nothing_had_happened(tmp_path: Path, cluster: LocalCluster) -> None:
+    runner = Runner(tmp_path, cluster)
+    job = runner.submit(2, FOR_EVER)
+    runner.wait_for_more_steps(job)
+
+    cluster.run("sbatch", "--partition=high", "--nodes=2", "--output=/dev/null", "--wrap=true")
+    assert "stopped by SIGUSR1" in runner.wait_for_requeue(1)["reason"]
+    runner.wait_for_more_steps(job)
+
+    os.kill(runner.worker(1), signal.SIGKILL)
+    assert runner.wait_for_requeue(2)["crash"] is not None
+    runner.wait_for_more_steps(job, 11)
+
+    cluster.kill_node("n2")
+    runner.wait_for_more_steps(job)
+    cluster.start_node("n2")
+
+    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    assert "stopped by SIGUSR1" in runner.wait_for_requeue(3)["reason"]
+    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    runner.wait_for_more_steps(job)
+
+    # On one node instead of two, by `dragoman submit` alone.
+    cluster.run("scancel", job)
+    runner.wait_for_end(job, "CANCELLED")
+    assert "cancelled" in runner.decisions("stop")[-1]["reason"]
+    kept = step_of(list_checkpoints(runner.run)[-1])
+    assert kept >= runner.decisions()[-1]["step"]
+    last = kept + STEPS_ON_ONE_NODE
+    second = runner.submit(1, last)
+    runner.wait_for_end(second, "COMPLETED")
+    assert runner.decisions("stop")[-1]["reason"] == "finished"
+
+    expected = runner.runs.finished("undisturbed", *runner.changes, f"run.max_steps={last}", processes=2)
+    found = runner.runs.steps("run")
+    assert [step["step"] for step in found] == list(range(1, last + 1))
+    for one, other in zip(found, expected, strict=True):
+        for key in ("loss", "nll"):
+            assert one[key] == pytest.approx(other[key], rel=1e-5, abs=0), (one["step"], key)
+    assert len({(path.name.rpartition("-")[2]) for path in (runner.run / "wandb").glob("offline-run-*")}) == 1
+    tracked = {int(float(record["step"])) for record in history(runner.run) if "step" in record}
+    assert tracked >= set(range(1, last + 1))
