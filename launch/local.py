@@ -47,6 +47,9 @@ def run_workers(arguments: Sequence[str], processes: int) -> Failure | None:
     """
     with tempfile.TemporaryDirectory(prefix="dragoman-", ignore_cleanup_errors=True) as folder:
         workers = Workers(Path(folder))
+        # Who sends a signal to every process, as SLURM does, must not end torchrun before the workers have saved: it
+        # inherits the mask and stays deaf, as the workers do until they have joined.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         torchrun = subprocess.Popen(
             _torchrun_command(processes, arguments),
             env=_worker_environment(folder),
@@ -54,6 +57,7 @@ def run_workers(arguments: Sequence[str], processes: int) -> Failure | None:
             start_new_session=True,  # Ctrl-C in the terminal reaches us alone, and we pass it on
         )
         before = {number: signal.signal(number, workers.remember) for number in STOP_SIGNALS}
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
             while torchrun.poll() is None and not workers.failed and not workers.must_end:
                 workers.forward_signals()
@@ -65,7 +69,8 @@ def run_workers(arguments: Sequence[str], processes: int) -> Failure | None:
                 workers.kill()
             torchrun.communicate()  # closes the pipe, which ends a worker that had no time to tell its process id
             for number, handler in before.items():
-                signal.signal(number, handler)
+                # Who has asked to stop may ask again until we have.
+                signal.signal(number, signal.SIG_IGN if workers.asked_to_stop else handler)
 
 
 class Workers:
@@ -81,6 +86,11 @@ class Workers:
     def failed(self) -> bool:
         """Whether a worker has left its failure."""
         return self._failure.exists()
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether a stop signal has come."""
+        return bool(self._signals)
 
     @property
     def must_end(self) -> bool:

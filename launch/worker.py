@@ -26,6 +26,7 @@ from types import FrameType
 
 from launch.failure import DEFECT, Failure, explain
 from trainer.errors import UserError
+from trainer.signals import STOP_SIGNALS
 
 LAUNCH_FOLDER, OUTCOMES = "DRAGOMAN_LAUNCH", "DRAGOMAN_OUTCOMES"
 FAILURE_FILE = "failure.json"
@@ -48,6 +49,9 @@ def main() -> int:
             if outcomes:
                 _take_early_signals()
         _train(sys.argv[1:], Path(folder) if folder else None)
+        # All is saved. Python gives our handlers up before it ends, and one more signal would make that a failure.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     except BaseException as error:
         if isinstance(error, SystemExit):
             failure = Failure(error.code if isinstance(error.code, int) else DEFECT, "")
@@ -106,6 +110,7 @@ def _keep_outcome(outcomes: Path, failure: Failure) -> None:
 def join(folder: Path) -> None:
     """Makes this process one of a launch: it can be sent signals, and it ends when `dragoman train` dies."""
     _take_early_signals()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     (folder / f"{WORKER_PREFIX}{os.getpid()}").touch()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

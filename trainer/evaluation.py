@@ -15,16 +15,21 @@ from trainer.data.tokenizer import TokenizerPair
 from trainer.engine.base import Engine
 from trainer.model_directory import put_weights
 from trainer.scoring import score
+from trainer.signals import StopRequest
 from trainer.translation import Translator
 
 NUM_SAMPLES = 3
+
+
+class CutShort(Exception):
+    """A stop signal came to some rank during validation; raised on every rank."""
 
 
 class Evaluator:
     """Evaluates the engine's weights on a plain replica of the model.
 
     A rank may take as many decoding steps as its sentences need, because nothing in the replica is sharded: there is
-    no collective but those of this class, of which every rank makes the same number.
+    no collective but those of this file, of which every rank makes the same number.
     """
 
     def __init__(
@@ -39,20 +44,22 @@ class Evaluator:
         self._tokenizers, self._sets = tokenizers, sets
         self._config, self._data = config, data
 
-    def evaluate(self, engine: Engine) -> list[dict[str, Any]]:
+    def evaluate(self, engine: Engine, stop: StopRequest) -> list[dict[str, Any]]:
         """One dict for each set, the same on every rank; a collective.
 
         `name`, `nll` (nats per target token), `num_target_tokens`, `bleu` and `chrf` (None where nothing is
         translated) and `samples`: [source, hypothesis, reference] of a few sentences.
+        Raises CutShort a batch after a stop signal: validation may take minutes, and whoever sent it may not wait.
         """
         self._replica.to(engine.device, self._replica.compute_dtype)
         put_weights(self._replica, engine.full_weights(), "the engine")
-        return [self._evaluate_set(engine, validation) for validation in self._sets]
+        turns = _Turns(engine, stop)
+        return [self._evaluate_set(engine, validation, turns) for validation in self._sets]
 
-    def _evaluate_set(self, engine: Engine, validation: ValidationSet) -> dict[str, Any]:
-        nll, num_target_tokens = engine.sum(self._nll(engine, validation))
+    def _evaluate_set(self, engine: Engine, validation: ValidationSet, turns: "_Turns") -> dict[str, Any]:
+        nll, num_target_tokens = engine.sum(self._nll(engine, validation, turns))
         num_translated = min(self._config.max_sentences, len(validation.sources))
-        translated = self._scores(engine, validation, num_translated) if num_translated else {}
+        translated = self._scores(engine, validation, num_translated, turns) if num_translated else {}
         return {
             "name": validation.name,
             "nll": nll / num_target_tokens,
@@ -63,7 +70,7 @@ class Evaluator:
         } | translated
 
     @torch.inference_mode()
-    def _nll(self, engine: Engine, validation: ValidationSet) -> list[float]:
+    def _nll(self, engine: Engine, validation: ValidationSet, turns: "_Turns") -> list[float]:
         """This rank's sums: nats and target tokens."""
         ids = self._tokenizers.special_ids
         share = Share(engine.rank, engine.world_size)
@@ -71,12 +78,18 @@ class Evaluator:
         for batch in validation_batches(validation.pairs, ids, self._data.max_tokens, share):
             nll += self._replica(batch.to(engine.device))[1].item()
             tokens += batch.num_target_tokens
+            turns.take()
+        turns.end()
         return [nll, tokens]
 
-    def _scores(self, engine: Engine, validation: ValidationSet, num_translated: int) -> dict[str, Any]:
+    def _scores(
+        self, engine: Engine, validation: ValidationSet, num_translated: int, turns: "_Turns"
+    ) -> dict[str, Any]:
         translator = Translator(self._replica, self._tokenizers, self._data.max_length, self._config, engine.device)
         own = validation.sources[engine.rank : num_translated : engine.world_size]
-        hypotheses = interleave(engine.gather(translator.translate(own)))
+        translated = translator.translate(own, after_batch=turns.take)
+        turns.end()
+        hypotheses = interleave(engine.gather(translated))
         references = validation.references[:num_translated]
         found = {}
         if engine.rank == 0:
@@ -84,6 +97,32 @@ class Evaluator:
             samples = list(zip(validation.sources, hypotheses, references, strict=False))[:NUM_SAMPLES]
             found = {"bleu": scores.bleu, "chrf": scores.chrf, "samples": samples}
         return engine.gather(found)[0]
+
+
+class _Turns:
+    """Where the ranks agree, batch by batch, whether to go on, though some have more batches than others.
+
+    Each takes a turn after each of its batches, and at the end as many more as the others still need.
+    """
+
+    def __init__(self, engine: Engine, stop: StopRequest) -> None:
+        self._engine, self._stop = engine, stop
+
+    def take(self) -> None:
+        """After a batch."""
+        self._meet(working=True)
+
+    def end(self) -> None:
+        """After the last batch; returns when all ranks have come to their end."""
+        while self._meet(working=False):
+            pass
+
+    def _meet(self, working: bool) -> bool:
+        """Whether any rank is at work."""
+        stopping, num_working = self._engine.sum([self._stop.reason is not None, working])
+        if stopping:
+            raise CutShort
+        return num_working > 0
 
 
 def interleave(shares: Sequence[Sequence[str]]) -> list[str]:

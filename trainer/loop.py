@@ -17,7 +17,7 @@ from trainer.data.feeding.feed import TrainingData, merge_states
 from trainer.data.feeding.packing import MicroBatch
 from trainer.engine.base import Engine, LossFunction, LossSums, StepResult
 from trainer.errors import UserError
-from trainer.evaluation import Evaluator
+from trainer.evaluation import CutShort, Evaluator
 from trainer.loss_watch import LossWatch
 from trainer.memory import in_parts, rehearse
 from trainer.metrics import StepMeter, count_cells
@@ -49,6 +49,7 @@ class Progress:
     rollbacks: int = 0
     lr_scale: float = 1.0
     recent_losses: list[float] = field(default_factory=list)
+    validation_due: bool = False
 
     @classmethod
     def from_document(cls, document: dict[str, Any], metric: str) -> "Progress":
@@ -112,9 +113,8 @@ class Loop:
 
     def run(self) -> str:
         """Why training ended: `FINISHED`, `EARLY_STOP` or the name of a signal. The last step is saved."""
-        if not self._has_ended():
-            with self._meter.outside_training(), self._watchdog.phase("rehearsal"):
-                rehearse(self.engine, self.data.largest, self._loss, self.config, self._num_parts)
+        if self._between_steps() is None:
+            self._prepare()
         save_due = False
         while (verdict := self._between_steps()) is None:
             if not self._step():
@@ -128,7 +128,18 @@ class Loop:
         self._save(last=True)
         return verdict
 
+    def _prepare(self) -> None:
+        """Before the first step of this start."""
+        with self._meter.outside_training(), self._watchdog.phase("rehearsal"):
+            rehearse(self.engine, self.data.largest, self._loss, self.config, self._num_parts)
+        if self.progress.validation_due:
+            self._evaluate()
+            self._saving.forget()  # the score belongs into the checkpoint of this step
+            self._save()
+
     def _has_ended(self) -> str | None:
+        if self.progress.validation_due:
+            return None
         if self.progress.step >= self.config.run.max_steps:
             return FINISHED
         if 0 < self.config.evaluation.patience <= self.progress.evaluations_since_best:
@@ -232,10 +243,16 @@ class Loop:
 
     def _evaluate(self) -> bool:
         """Validates on all ranks; whether the score is the best so far (never without validation sets)."""
+        self.progress.validation_due = False
         if self._evaluator is None:
             return False
-        with self._meter.outside_training(), self._watchdog.phase("validation"):
-            results = self._evaluator.evaluate(self.engine)
+        try:
+            with self._meter.outside_training(), self._watchdog.phase("validation"):
+                results = self._evaluator.evaluate(self.engine, self._stop)
+        except CutShort:
+            self.progress.validation_due = True
+            self.reporter.event(self.progress.step, "validation cut short", "the next start makes it anew")
+            return False
         improved = self.progress.judge(_score(results[0], self.config.evaluation.metric))
         for number, result in enumerate(results):
             samples = [Sample(*sample) for sample in result.pop("samples")]

@@ -47,13 +47,20 @@ class Translator:
         self._warned = False
 
     def translate(
-        self, lines: Sequence[str], beam_size: int | None = None, length_penalty: float | None = None
+        self,
+        lines: Sequence[str],
+        beam_size: int | None = None,
+        length_penalty: float | None = None,
+        after_batch: Callable[[], None] = lambda: None,
     ) -> list[str]:
-        """One translation a line, in order; the translation of a blank line is empty."""
+        """One translation a line, in order; the translation of a blank line is empty.
+
+        `after_batch` is called after each batch; what it raises ends the work.
+        """
         encoded = self._tokenizers.source.encode(lines)
         pieces = [self._encode(line, ids) for line, ids in zip(lines, encoded, strict=True)]
         config = self._search_config(beam_size, length_penalty)
-        translated = iter(self._search([ids for group in pieces for ids in group], config))
+        translated = iter(self._search([ids for group in pieces for ids in group], config, after_batch))
         return [" ".join(next(translated) for _ in group) for group in pieces]
 
     def translate_stream(
@@ -83,7 +90,7 @@ class Translator:
     def _fits(self, ids: list[int]) -> bool:
         return len(ids) < self._max_length
 
-    def _search(self, pieces: list[list[int]], config: SearchConfig) -> list[str]:
+    def _search(self, pieces: list[list[int]], config: SearchConfig, after_batch: Callable[[], None]) -> list[str]:
         """The best translation of each source, given without eos."""
         sources = [[*ids, self._tokenizers.source.eos_id] for ids in pieces]
         best: list[list[int]] = [[] for _ in sources]
@@ -91,6 +98,7 @@ class Translator:
             results = search(self._model, [sources[i] for i in batch], config, self._device)
             for i, hypotheses in zip(batch, results, strict=True):
                 best[i] = hypotheses[0].ids if hypotheses else []
+            after_batch()
         # The byte pieces can spell a line feed, and one line must stay one line.
         return [" ".join(text.splitlines()) for text in self._tokenizers.target.decode(best)]
 

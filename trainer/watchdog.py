@@ -90,8 +90,10 @@ class Watchdog:
     def phase(self, name: str) -> Iterator[None]:
         """Work between two steps, which takes longer than a step and is not counted as one."""
         self._phase, self._last = name, time.monotonic()
-        yield
-        self._phase, self._last = f"after {name}", time.monotonic()
+        try:
+            yield
+        finally:
+            self._phase, self._last = f"after {name}", time.monotonic()
 
     def close(self) -> None:
         """Ends the watch."""

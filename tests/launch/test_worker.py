@@ -12,7 +12,7 @@ import pytest
 
 from launch import worker
 from launch.worker import FAILURE_FILE, LAUNCH_FOLDER, main
-from tests.trainer.test_training import Runs, is_alive
+from tests.trainer.test_training import Runs, descendants, is_alive
 from trainer.watchdog import read_heartbeats
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
@@ -55,16 +55,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that they have."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
-    found = [pid]
-    for parent in found:
-        found += [child for child, its_parent in pairs if its_parent == parent]
-    return found[1:]
 
 
 @pytest.mark.slow

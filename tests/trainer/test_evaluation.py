@@ -1,6 +1,8 @@
 """Evaluation over several ranks is evaluation by one, and its numbers are those of the parts it is made of."""
 
 import math
+import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,8 +17,9 @@ from trainer.config import EvaluationConfig
 from trainer.data.feeding.feed import Share
 from trainer.data.feeding.validation_batches import validation_batches
 from trainer.data.preparation.validation import ValidationSet
-from trainer.evaluation import NUM_SAMPLES, Evaluator, interleave
+from trainer.evaluation import NUM_SAMPLES, CutShort, Evaluator, interleave
 from trainer.scoring import score
+from trainer.signals import STOP_SIGNALS, StopRequest
 from trainer.translation import Translator
 
 
@@ -29,9 +32,11 @@ class ThreadEngine:
         self.rank, self.world_size = rank, barrier.parties
         self._model, self._barrier, self._board = model, barrier, board
         self.num_collectives = 0
+        self.on_collective: Callable[[int], None] = lambda number: None
 
     def gather(self, value: Any) -> list[Any]:
         self.num_collectives += 1
+        self.on_collective(self.num_collectives)
         self._board[self.rank] = value
         self._barrier.wait()
         values = [self._board[rank] for rank in range(self.world_size)]
@@ -76,7 +81,7 @@ def evaluate(run: TinyRun, world_size: int, sets: list[ValidationSet], config: E
     def work(engine: ThreadEngine) -> Any:
         replica = run.model(seed=99)
         evaluator = Evaluator(replica, run.tokenizers, sets, config, run.config.data)
-        return evaluator.evaluate(engine)  # type: ignore[arg-type]
+        return evaluator.evaluate(engine, StopRequest())  # type: ignore[arg-type]
 
     return on_ranks(world_size, run.model(seed=1), work)
 
@@ -119,6 +124,52 @@ def test_without_sentences_to_translate_only_the_loss_is_taken(tiny_run: TinyRun
     [[found]] = evaluate(tiny_run, 1, [validation_set(tiny_run, 5)], EvaluationConfig(max_sentences=0))
     assert found["nll"] > 0
     assert (found["bleu"], found["chrf"], found["samples"]) == (None, None, [])
+
+
+@pytest.mark.parametrize("moment", [2, 4, 9])
+def test_a_signal_to_one_rank_cuts_it_short_on_all(tiny_run: TinyRun, moment: int) -> None:
+    """In the loss, between it and the translations, and in those; ranks have different numbers of batches."""
+
+    def work(engine: ThreadEngine) -> int:
+        stop = StopRequest()
+
+        def receive(number: int) -> None:
+            if engine.rank == 1 and number == moment:
+                stop.reason = "SIGTERM"
+
+        engine.on_collective = receive
+        evaluator = Evaluator(
+            tiny_run.model(seed=99), tiny_run.tokenizers, [validation_set(tiny_run, 400)],
+            EvaluationConfig(beam_size=1, max_sentences=400), tiny_run.config.data,
+        )  # fmt: skip
+        with pytest.raises(CutShort):
+            evaluator.evaluate(engine, stop)  # type: ignore[arg-type]
+        return engine.num_collectives
+
+    assert set(on_ranks(3, tiny_run.model(seed=1), work)) <= {moment, moment + 1}
+
+
+def test_interrupted_twice_it_stops_at_once(tiny_run: TinyRun) -> None:
+    before, stop = signal.getsignal(signal.SIGINT), StopRequest()
+    engine = ThreadEngine(0, tiny_run.model(seed=1), threading.Barrier(1), {})
+    evaluator = Evaluator(
+        tiny_run.model(seed=99), tiny_run.tokenizers, [validation_set(tiny_run, 9)], CONFIG, tiny_run.config.data
+    )
+
+    def twice() -> dict[str, Tensor]:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second one should have ended it")
+
+    engine.full_weights = twice  # type: ignore[method-assign]
+    stop.install()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            evaluator.evaluate(engine, stop)  # type: ignore[arg-type]
+    finally:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 7])

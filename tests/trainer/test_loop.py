@@ -16,6 +16,7 @@ from trainer.data.sentences import Side
 from trainer.data.tokenizer import SpecialIds
 from trainer.engine.base import Fragment, StepResult
 from trainer.errors import UserError
+from trainer.evaluation import CutShort
 from trainer.fragments import HostCopy
 from trainer.loop import Collaborators, Loop, Progress
 from trainer.signals import StopRequest
@@ -95,12 +96,15 @@ class FakeEvaluator:
     def __init__(self, *scores: float) -> None:
         self.scores = iter(scores)
 
-    def evaluate(self, engine: Any) -> list[dict[str, Any]]:
+    def evaluate(self, engine: Any, stop: StopRequest) -> list[dict[str, Any]]:
+        if stop.reason:
+            raise CutShort
         return [{"name": "val", "nll": 1.0, "bleu": next(self.scores), "samples": []}]
 
 
 def make_loop(tmp_path: Path, engine: FakeEngine, evaluator: Any = None, **changes: Any) -> Loop:
     changes_go_back = changes.pop("go_back", None)
+    changes_progress = changes.pop("progress", None)
     config = Config(
         run=RunConfig(directory=str(tmp_path), max_steps=changes.pop("max_steps", 6)),
         checkpoint=CheckpointConfig(every_steps=2, keep_last=10, max_failed_saves=changes.pop("max_failed_saves", 3)),
@@ -113,7 +117,7 @@ def make_loop(tmp_path: Path, engine: FakeEngine, evaluator: Any = None, **chang
     parts: Any = Collaborators(
         cast(Any, engine), cast(Any, FakeData()), evaluator, cast(Any, FakeReporter()), StopRequest(), watchdog, go_back
     )
-    return Loop(config, parts, Progress())
+    return Loop(config, parts, changes_progress or Progress())
 
 
 def events(loop: Loop) -> list[tuple[int, str, str]]:
@@ -238,6 +242,43 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(tmp_path: Path) 
     engine.step = step_with_signal  # type: ignore[method-assign]
     assert loop.run() == "SIGTERM"
     assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [checkpoint.name_of(s) for s in (2, 3)]
+
+
+def test_a_signal_before_the_first_step_ends_the_run_at_once(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, engine := FakeEngine())
+    loop._stop.reason = "SIGUSR1"
+    assert loop.run() == "SIGUSR1"
+    assert (engine.calls, engine.rehearsed, checkpoint.list_checkpoints(tmp_path)) == (0, [], [])
+
+
+def test_a_signal_during_a_save_lets_it_end_and_saves_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, real = make_loop(tmp_path, FakeEngine()), HostCopy.write
+
+    def write(*arguments: Any) -> Any:
+        loop._stop.reason = "SIGTERM"
+        return real(*arguments)
+
+    monkeypatch.setattr(HostCopy, "write", write)
+    assert loop.run() == "SIGTERM"
+    names = [path.name for path in checkpoint.list_checkpoints(tmp_path)]
+    assert names[0] == checkpoint.name_of(2)
+    assert names[-1] == checkpoint.name_of(loop.progress.step)
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_a_validation_that_a_signal_cut_short_is_made_by_the_next_start(tmp_path: Path) -> None:
+    """At the last step, too: the run has not ended before it knows its score."""
+    loop = make_loop(tmp_path, FakeEngine(), FakeEvaluator(5, 10, 15), max_steps=3)
+    loop.reporter.step = lambda step: setattr(loop._stop, "reason", "SIGTERM" if step == 3 else None)  # type: ignore[method-assign]
+    assert loop.run() == "SIGTERM"
+    document = checkpoint.read_document(checkpoint.list_checkpoints(tmp_path)[-1], "trainer.json")
+    assert (document["step"], document["score"], document["validation_due"]) == (3, None, True)
+    progress = Progress.from_document(document, "bleu")
+    again = make_loop(tmp_path, engine := FakeEngine(), FakeEvaluator(20), max_steps=3, progress=progress)
+    assert again.run() == "finished"
+    document = checkpoint.read_document(checkpoint.list_checkpoints(tmp_path)[-1], "trainer.json")
+    assert (document["step"], document["score"], document["best_step"]) == (3, 20, 3)
+    assert engine.calls == 0
 
 
 def test_a_run_that_has_ended_makes_no_further_step(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ import pytest
 import yaml
 
 from launch.status import RunReader
+from trainer.checkpoint_names import step_of
 from trainer.metrics import read_metrics
 from trainer.rank_log import log_path
+from trainer.run_state import read_state
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +85,16 @@ CONFIGURATION: dict[str, Any] = {
     "checkpoint": {"every_steps": 5, "keep_last": 10},
     "tracking": {"every_steps": 1, "wandb": {"mode": "disabled"}},
 }  # fmt: skip
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    found = [pid]
+    for parent in found:
+        found += [child for child, its_parent in pairs if its_parent == parent]
+    return found[1:]
 
 
 def is_alive(pid: int) -> bool:
@@ -169,17 +181,65 @@ def test_killed_and_started_again_it_makes_exactly_the_same_steps(
         assert [f"rank {rank} of 2, " in line for line in lines if line.startswith("===")] == [True, True]
 
 
+def send_to_all(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
+    """To every process of a job, as SLURM does: what started the workers, the workers and theirs."""
+    for pid in (process.pid, *descendants(process.pid)):
+        os.kill(pid, number)
+
+
+def read_said(run: Path) -> tuple[str, str, int]:
+    said = read_state(run) or {}
+    return said["state"], said["reason"], said["step"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_stop_signal_saves_and_ends_well(runs: Runs, reference: list[dict[str, Any]], number: signal.Signals) -> None:
+    """SIGUSR1 comes to every process, and twice."""
     name = f"stopped-{number.name}"
-    process = runs.start(name, "checkpoint.every_steps=1000", processes=2)
+    changes = ("data.mode=stream", "data.workers=1") if number == signal.SIGUSR1 else ()
+    process = runs.start(name, "checkpoint.every_steps=1000", *changes, processes=2)
     runs.wait_for_step(name, 6)
-    process.send_signal(number)
+    if number == signal.SIGUSR1:
+        for _ in range(2):
+            send_to_all(process, number)
+    else:
+        process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert number.name in errors
-    assert len(list((runs.folder / name / "checkpoints").glob("step-*"))) == 1
-    assert_same_losses(runs.finished(name, processes=2), reference, 1e-5)
+    (saved,) = (runs.folder / name / "checkpoints").glob("step-*")
+    assert read_said(runs.folder / name) == ("stopped", number.name, step_of(saved))
+    assert_same_losses(runs.finished(name, *changes, processes=2), reference, 1e-5)
+
+
+def test_a_stop_signal_cuts_validation_short_and_the_next_start_makes_it(runs: Runs) -> None:
+    valid = ("data.valid=[{builtin: phrasebook, split: valid, name: held}]", "evaluation.every_steps=3")
+    changes = (*valid, "checkpoint.every_steps=1000", "run.max_steps=4")
+    process = runs.start("cut-short", *changes, "evaluation.max_sentences=100000", processes=2)
+    runs.wait_for_step("cut-short", 3)
+    send_to_all(process, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    run = runs.folder / "cut-short"
+    assert read_said(run) == ("stopped", "SIGTERM", 3)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000003"]
+    assert "validation cut short" in errors
+    runs.finished("cut-short", *changes, "evaluation.max_sentences=4", processes=2)
+    assert [r["step"] for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "valid"] == [3, 4]
+
+
+def test_a_stop_signal_before_the_first_step_ends_well(runs: Runs, reference: list[dict[str, Any]]) -> None:
+    process = runs.start("early", processes=2)
+    logs = [log_path(runs.folder / "early", rank) for rank in range(2)]
+    deadline = time.monotonic() + 60
+    while not all(log.exists() for log in logs):  # from then on a signal is taken note of
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert read_said(runs.folder / "early") == ("stopped", "SIGTERM", 0)
+    assert_same_losses(runs.finished("early", processes=2), reference, 1e-5)
 
 
 def test_a_rank_that_hangs_ends_the_job_and_the_next_start_goes_on(runs: Runs, reference: list[dict[str, Any]]) -> None:
