@@ -40,6 +40,9 @@ class Sink(Protocol):
 
     def finish(self, verdict: Verdict) -> None: ...
 
+    def confirm(self) -> None:
+        """Called after `finish` where no record was dropped and no write failed."""
+
     def release(self) -> None:
         """Called last, whatever happened before."""
 
@@ -61,7 +64,7 @@ class BackgroundTracker:
         self._close_seconds = close_seconds
         self._max_errors = max_errors
         self._queue: queue.Queue[dict[str, Any] | Verdict] = queue.Queue(queue_size)
-        self._num_dropped = 0
+        self._num_dropped = self._num_errors = 0
         self._abandoned = False
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
@@ -99,6 +102,8 @@ class BackgroundTracker:
         try:
             self._sink.open()
             self._sink.finish(self._write_until_closed())
+            if not self._num_dropped and not self._num_errors:
+                self._sink.confirm()
         except Exception as error:
             if not self._abandoned:
                 self._notify(f"W&B is off for the rest of this run ({first_line(error)}); metrics.jsonl goes on.")
@@ -107,7 +112,6 @@ class BackgroundTracker:
                 self._sink.release()
 
     def _write_until_closed(self) -> Verdict:
-        num_errors = 0
         while True:
             item = self._queue.get()
             if not isinstance(item, dict):
@@ -115,8 +119,8 @@ class BackgroundTracker:
             try:
                 self._sink.write(item)
             except Exception:
-                num_errors += 1
-                if num_errors >= self._max_errors:
+                self._num_errors += 1
+                if self._num_errors >= self._max_errors:
                     raise
 
 

@@ -210,8 +210,10 @@ def _reporter(
     console = Console(engine.rank == 0, config.run.max_steps, log.screen, keep=log.keep)
     if engine.rank != 0:
         return Reporter(facts, console)
+    # Before the tracker, which may bring what is kept of it out again.
+    metrics = MetricsFile.open(metrics_path(directory), start_step)
     tracker = create_tracker(directory, config.tracking.wandb, asdict(config), console.message)
-    return Reporter(facts, console, MetricsFile.open(metrics_path(directory), start_step), tracker)
+    return Reporter(facts, console, metrics, tracker)
 
 
 def _best(config: Config, progress: Progress) -> str | None:

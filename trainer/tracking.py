@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 from trainer.background_tracker import BackgroundTracker, Notify, NoTracker, Tracker, Verdict, first_line
 from trainer.config import WandbConfig
+from trainer.metrics import read_metrics
+from trainer.run_directory import metrics_path
 
 X_AXES = ("step", "target_tokens")
 
@@ -80,6 +82,10 @@ def _flattened(path: str, value: Any) -> dict[str, float]:
 class WandbSink:
     """One W&B run per run directory: its id lies in `wandb_id`, so that a resumed run continues the same charts.
 
+    W&B writes to disk every 15 s only, so a killed start loses records. A start that ended with every record brought
+    out leaves `wandb_complete`; where it is missing, the next start first brings all of `metrics.jsonl` again: points
+    that are there twice lie on each other.
+
     A server that has not answered after `init_seconds` is given up.
     """
 
@@ -102,9 +108,20 @@ class WandbSink:
         self._abandoned = False
         self._run: Any = None
         self._thread_id = 0
+        metrics = metrics_path(run_directory)
+        # What is written from now on comes through `write`.
+        self._past_bytes = metrics.stat().st_size if metrics.exists() else 0
 
     def open(self) -> None:
         """Falls back to an offline run where the server does not answer."""
+        self._connect()
+        complete = self._marker.exists()
+        self._marker.unlink(missing_ok=True)
+        if self._past_bytes and not complete:
+            for record in read_metrics(metrics_path(self._directory), self._past_bytes):
+                self.write(record)
+
+    def _connect(self) -> None:
         self._prepare_thread()
         import wandb
 
@@ -132,6 +149,9 @@ class WandbSink:
             self._run.mark_preempting()
         self._run.finish(exit_code=0 if verdict == "finished" else 1)
 
+    def confirm(self) -> None:
+        self._marker.touch()
+
     def release(self) -> None:
         import wandb
 
@@ -143,6 +163,10 @@ class WandbSink:
         with suppress(OSError):
             for pid in Path(f"/proc/self/task/{self._thread_id}/children").read_text().split():
                 os.kill(int(pid), signal.SIGKILL)
+
+    @property
+    def _marker(self) -> Path:
+        return self._directory / "wandb_complete"
 
     def _prepare_thread(self) -> None:
         self._thread_id = threading.get_native_id()

@@ -3,7 +3,6 @@ import os
 import re
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -14,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from tests.offline_wandb import history, wandb_records
 from trainer.background_tracker import BackgroundTracker, NoTracker
 from trainer.config import WandbConfig
+from trainer.metrics import read_metrics
+from trainer.run_directory import metrics_path
 from trainer.tracking import chart_values, create_tracker, resolve_mode
 
 TRAIN = {"kind": "train", "step": 3, "target_tokens": 900, "loss": 2.5, "skipped": False, "note": "text"}
@@ -47,6 +49,9 @@ class RecordingSink:
     def finish(self, verdict: str) -> None:
         self._call("finish", verdict)
 
+    def confirm(self) -> None:
+        self._call("confirm")
+
     def release(self) -> None:
         self._call("release")
 
@@ -70,7 +75,7 @@ def test_records_arrive_in_order_and_the_verdict_last() -> None:
         tracker.log({"step": step})
     tracker.close("interrupted")
     writes = [("write", {"step": step}) for step in range(100)]
-    assert sink.calls == [("open", None), *writes, ("finish", "interrupted"), ("release", None)]
+    assert sink.calls == [("open", None), *writes, ("finish", "interrupted"), ("confirm", None), ("release", None)]
     assert told == []
 
 
@@ -114,6 +119,7 @@ def test_a_full_queue_drops_and_says_how_many() -> None:
         tracker.log({"step": step})
     tracker.close("finished")
     assert "40 records" in told[-1]
+    assert ("confirm", None) not in sink.calls
 
 
 def test_numbers_are_grouped_and_the_axes_bare() -> None:
@@ -214,34 +220,6 @@ class Outcome:
         self.notes = {key: value for note in notes for key, value in note.items()}
 
 
-def wandb_records(path: Path) -> Iterator[Any]:
-    """The records of an offline run: 7 bytes of header, then LevelDB's log of 32 KiB blocks; the tail may be torn."""
-    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
-
-    data, position, parts = path.read_bytes(), 7, b""
-    while position + 7 <= len(data):
-        left_in_block = 32768 - position % 32768
-        if left_in_block < 7:
-            position += left_in_block
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, position)
-        parts += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):
-            yield Record.FromString(parts)
-            parts = b""
-
-
-def history(run: Path) -> list[dict[str, Any]]:
-    """What was logged, over all offline pieces of the run."""
-    rows = []
-    for path in sorted(run.glob("wandb/offline-run-*/*.wandb")):
-        for record in wandb_records(path):
-            if record.WhichOneof("record_type") == "history":
-                rows.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in record.history.item})
-    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
-
-
 LOG_AND_FINISH = "for step in range({}): log(step); time.sleep(0.001)\nclose('finished')"
 
 
@@ -258,6 +236,46 @@ def test_an_offline_run_holds_every_record_and_goes_on_under_its_id(tmp_path: Pa
     assert len(history(run)) == 905
     configs = [r.run.config.update for p in pieces for r in wandb_records(p) if r.WhichOneof("record_type") == "run"]
     assert all(json.loads({i.key: i.value_json for i in c}["model"]) == {"d_model": 8} for c in configs)
+
+
+# As the loop does it: a line in metrics.jsonl, then the same record to the tracker.
+RECORD = """
+import os, signal
+from trainer.metrics import MetricsFile
+from trainer.run_directory import metrics_path
+metrics = MetricsFile(metrics_path(run))
+def record(step):
+    line = {"kind": "train", "step": step, "target_tokens": 30 * step, "loss": step / 2}
+    metrics.write(line)
+    before = time.perf_counter()
+    tracker.log(line)
+    durations.append(time.perf_counter() - before)
+"""
+# Both processes die at once, W&B's first.
+KILLED = """
+while not list(run.glob("wandb/offline-run-*/*.wandb")): time.sleep(0.05)
+for step in range(1, 101): record(step); time.sleep(0.001)
+os.kill(child(), signal.SIGKILL)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_what_a_kill_took_from_wandb_is_brought_again(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    Outcome(run, RECORD + KILLED)
+    assert len(history(run)) < 100
+    Outcome(run, RECORD + "for step in range(101, 151): record(step)\nclose('interrupted')")
+    wanted = [chart_values(record) for record in read_metrics(metrics_path(run))]
+    assert [row["step"] for row in wanted] == [*range(1, 151)]
+    assert history(run)[-150:] == wanted
+    # After a clean end nothing is brought twice.
+    Outcome(run, RECORD + "for step in range(151, 161): record(step)\nclose('finished')")
+    wanted = [chart_values(record) for record in read_metrics(metrics_path(run))]
+    assert history(run)[-160:] == wanted
+    assert {path.stem for path in run.glob("wandb/offline-run-*/*.wandb")} == {
+        f"run-{(run / 'wandb_id').read_text().strip()}"
+    }
 
 
 @pytest.fixture
