@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import traceback
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ from trainer.errors import OutOfMemory, ProcessDied, UserError
 
 USER_ERROR, DEFECT, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on from the newest checkpoint
+
+# What gloo says in a collective when another process has gone; it is not why.
+_LOST_PEER = re.compile(r"gloo.*(closed|reset) by peer", re.I)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,13 @@ def explain(error: BaseException) -> Failure:
         return Failure(INTERRUPTED, "")
     if isinstance(error, BrokenPipeError):
         return Failure(BROKEN_PIPE, "")
+    if isinstance(error, RuntimeError) and _LOST_PEER.search(str(error)):
+        return Failure(
+            TRY_AGAIN,
+            f"dragoman: rank {os.environ.get('RANK', '0')} lost another rank, which was killed, perhaps for want of "
+            "memory, or failed (its log has what it said last); the same command goes on from the newest checkpoint "
+            f"({str(error).splitlines()[0]})",
+        )
     full = _full_disk(error)
     if full is not None:
         return Failure(

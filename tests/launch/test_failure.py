@@ -47,6 +47,16 @@ def test_out_of_memory_is_mended_by_the_same_start(monkeypatch: pytest.MonkeyPat
     assert not explain(UserError("x")).start_again
 
 
+@pytest.mark.parametrize("how", ["Connection closed by peer", "Read error [127.0.0.1]:1: Connection reset by peer"])
+def test_a_rank_that_lost_another_says_so_and_may_be_started_again(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    failure = explain(RuntimeError(f"[/pytorch/gloo/transport/tcp/pair.cc:553] {how}. Check the logs."))
+    assert (failure.status, "\n" in failure.message) == (75, False)
+    assert "rank 3 lost another rank" in failure.message
+    assert how in failure.message
+    assert explain(RuntimeError("wandb: connection reset by peer")).status == 1
+
+
 def test_a_defect_keeps_its_traceback() -> None:
     failure = explain(raised(RuntimeError("tensor of size 3"), ValueError("first")))
     assert failure.status == 1
