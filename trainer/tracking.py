@@ -111,13 +111,14 @@ class WandbSink:
         metrics = metrics_path(run_directory)
         # What is written from now on comes through `write`.
         self._past_bytes = metrics.stat().st_size if metrics.exists() else 0
+        # Before the first record of this start, which may be killed, or fail, while W&B still connects.
+        self._was_complete = self._marker.exists()
+        self._marker.unlink(missing_ok=True)
 
     def open(self) -> None:
         """Falls back to an offline run where the server does not answer."""
         self._connect()
-        complete = self._marker.exists()
-        self._marker.unlink(missing_ok=True)
-        if self._past_bytes and not complete:
+        if self._past_bytes and not self._was_complete:
             for record in read_metrics(metrics_path(self._directory), self._past_bytes):
                 self.write(record)
 
