@@ -8,7 +8,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 python3 -c 'import torch; assert torch.cuda.is_available(), "no CUDA device: nothing was run"'
-timeout 180 python3 -m pytest -q -m gpu -p no:cacheprovider tests || echo "the gpu tests failed: see above" >&2
+timeout 180 python3 -m pytest -q -m gpu -p no:cacheprovider tests/test_gpu.py || echo "the gpu tests failed: see above" >&2
 
 # Made-up text with the shape of news: sentences of about 28 tokens, and a vocabulary of the papers' size.
 python3 - "$work" <<'PY'
@@ -18,7 +18,7 @@ import sys
 import sentencepiece
 
 draw, folder = random.Random(1), sys.argv[1]
-words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 9))) for _ in range(36000)]
+words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 9))) for _ in range(40000)]
 for side in ("source", "target"):
     with open(f"{folder}/{side}", "w") as file:
         for _ in range(60000):
