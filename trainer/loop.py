@@ -227,9 +227,10 @@ class Loop:
         self._save()
 
     def _diverged(self) -> NoReturn:
+        rollbacks = "1 rollback" if self.progress.rollbacks == 1 else f"{self.progress.rollbacks} rollbacks"
         raise UserError(
             f"training has diverged: {self.progress.bad_steps} steps in a row up to step {self.progress.step} could "
-            f"not be learnt from, after {self.progress.rollbacks} rollbacks; lower `optimizer.peak_lr` "
+            f"not be learnt from, after {rollbacks}; lower `optimizer.peak_lr` "
             f"({self.config.optimizer.peak_lr}) and start the same command again: it goes on from the newest "
             "checkpoint that there is."
         )
