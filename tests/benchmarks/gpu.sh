@@ -32,12 +32,14 @@ PY
 : > "$output"
 speed() {
   timeout 90 python3 tests/benchmarks/train_speed.py --source "$work/source" --target "$work/target" \
-    --tokenizer "$work/words.model" --warm 400000 --tokens 2000000 "$@" | tee -a "$output" || echo "not measured: $*" >&2
+    --tokenizer "$work/words.model" --cache "$work/store" --warm 400000 --tokens 2000000 "$@" | tee -a "$output" || echo "not measured: $*" >&2
 }
 speed --preset base --max-tokens 16384
 speed --preset base --max-tokens 32768
+speed --preset base --max-tokens 65536
 speed --preset big --max-tokens 16384
 speed --preset big --max-tokens 16384 --engine zero2
+speed --preset big --max-tokens 16384 --engine zero3
 speed --preset big --max-tokens 32768 --activation-checkpointing full
 
 timeout 60 python3 tests/benchmarks/checkpoint.py --preset big --directory "$work" | tee -a "$output" ||

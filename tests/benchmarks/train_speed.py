@@ -71,6 +71,7 @@ def configuration(arguments: argparse.Namespace, directory: str) -> Config:
     data = DataConfig(
         train=(CorpusConfig(source=arguments.source, target=arguments.target, name="train"),),
         max_tokens=arguments.max_tokens,
+        cache=arguments.cache,
         micro_batches_per_step=1,
         num_lanes=1,
     )
@@ -166,6 +167,9 @@ def report(config: Config, engine: Engine, window: Window, vocab_size: int) -> d
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "peak_memory_mb": round(engine.peak_memory() / 2**20),
         "precision": config.engine.precision,
+        "engine": config.engine.kind,
+        "activation_checkpointing": config.engine.activation_checkpointing,
+        "max_tokens": config.data.max_tokens,
         "tgt_pad_frac": 0.0,
         "device": device,
         "torch": torch.__version__,
@@ -186,6 +190,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=4096)
     parser.add_argument("--vocab-size", type=int, default=8000)
     parser.add_argument("--tokenizer", help="an existing SentencePiece model")
+    parser.add_argument("--cache", help="a folder in which the prepared data is kept for the next call")
     parser.add_argument(
         "--attention-dropout",
         type=float,
