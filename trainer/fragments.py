@@ -50,7 +50,7 @@ class HostCopy:
         """Copies the fragments; when it returns, training may go on and change them."""
         pieces = list(fragments)
         self._index = [[piece.name, piece.offset, piece.length] for piece in pieces]
-        self._make_room(pieces)
+        self.make_room(pieces)
         with _one_thread():
             for kind, flat in self._flat.items():
                 parts = flat.split([piece.length for piece in pieces])
@@ -59,12 +59,15 @@ class HostCopy:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    def _make_room(self, pieces: Sequence[Fragment]) -> None:
+    def make_room(self, pieces: Sequence[Fragment]) -> None:
+        """Takes the memory for fragments of these lengths, unless it has: 2.6 GB, pinned, take over a second, for which
+        the first save would let training wait. Raises RuntimeError where there is too little."""
         size = sum(piece.length for piece in pieces)
         if self._flat and self._flat[FRAGMENT_KINDS[0]].numel() == size:
             return
         pinned = any(piece.weight.is_cuda for piece in pieces)
-        self._flat = {kind: torch.empty(size, pin_memory=pinned) for kind in FRAGMENT_KINDS}
+        # Filled, because the system hands a page out when it is first written to.
+        self._flat = {kind: torch.empty(size, pin_memory=pinned).fill_(0.0) for kind in FRAGMENT_KINDS}
 
     def write(self, directory: Path, rank: int, world_size: int) -> Path:
         """Writes the rank's file into `directory`/state and returns its path. Raises OSError or SafetensorError."""

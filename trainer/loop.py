@@ -132,6 +132,7 @@ class Loop:
         """Before the first step of this start."""
         with self._meter.outside_training(), self._watchdog.phase("rehearsal"):
             rehearse(self.engine, self.data.largest, self._loss, self.config, self._num_parts)
+            self._saving.make_room()
         if self.progress.validation_due:
             self._evaluate()
             self._saving.forget()  # the score belongs into the checkpoint of this step

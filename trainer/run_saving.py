@@ -38,6 +38,10 @@ class RunSaving:
         minutes = self._config.every_minutes
         return minutes is not None and self._engine.rank == 0 and time.monotonic() - self._last_save > 60 * minutes
 
+    def make_room(self) -> None:
+        """Takes the memory that saves need. Not a collective."""
+        self._saver.make_room()
+
     def save(self, step: int, documents: Callable[[], Mapping[str, Any]]) -> None:
         """Begins to save, after the save before it has ended, unless that is of this very step."""
         if self._saving_step != step:

@@ -8,6 +8,7 @@ import shutil
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,11 @@ class Saver:
     def working(self) -> bool:
         """Whether this rank's thread is at work; `advance` only when that is so on no rank."""
         return self._task is not None and self._task.is_alive()
+
+    def make_room(self) -> None:
+        """Takes the memory of the copy before the first save needs it. Not a collective."""
+        with suppress(RuntimeError):  # too little of it: the first save tells
+            self._copy.make_room(list(self._engine.fragments()))
 
     def begin(self, step: int, documents: Mapping[str, Any]) -> None:
         """Copies the state of this moment and starts to write it.

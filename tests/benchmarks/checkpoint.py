@@ -4,7 +4,9 @@
 
 One process (under torchrun: one of several) with a model of that preset, without data: moments are there as after a
 step. `stall` is what the loop waits for (the copy to host memory); `plain_copy` copies as many bytes of one tensor to
-another, for comparison; `read` reads the files, page cache and all, as `load` then does.
+another, for comparison; `read` reads the files, page cache and all, as `load` then does. `growth` is by how much saving
+and loading raise a process's memory at most, in shares of the state that it owns (12 bytes a parameter): of the rank
+that needs most. The copy in host memory, one share, is taken before.
 """
 
 import argparse
@@ -44,6 +46,19 @@ def seconds_of(action: object) -> float:
     return time.perf_counter() - start
 
 
+def growth_of(action: object) -> float:
+    """Bytes by which an action raises this process's resident memory at most, files mapped into it included."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
+    before = _peak_resident()
+    action()  # type: ignore[operator]
+    return _peak_resident() - before
+
+
+def _peak_resident() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
 def plain_copy(fragments: list[Fragment]) -> float:
     size = 3 * sum(fragment.length for fragment in fragments)
     # Ones: untouched zeros all lie in one page of memory, which no real copy finds.
@@ -54,8 +69,9 @@ def plain_copy(fragments: list[Fragment]) -> float:
 
 def measure(engine: Engine, directory: Path, num_saves: int) -> dict[str, float]:
     fragments = list(engine.fragments())
-    saver = Saver(directory, engine, CheckpointConfig(keep_last=1), "nll")
+    saver = Saver(directory, engine, CheckpointConfig(keep_last=2), "nll")
     documents = {"trainer.json": {"num_updates": 1, "score": None, "metric": "nll"}, "lanes.json": {}}
+    make_room = seconds_of(saver.make_room)  # before the first step of a run
     stalls, durable = [], []
     for step in range(1, num_saves + 1):
         start = time.perf_counter()
@@ -66,19 +82,27 @@ def measure(engine: Engine, directory: Path, num_saves: int) -> dict[str, float]
     files = [file for file in path.rglob("*") if file.is_file()]
     read = seconds_of(lambda: [file.read_bytes() for file in files])
     load = seconds_of(lambda: engine.load_fragments(checkpoint.fragment_files(path)))
+    save_growth = growth_of(lambda: (saver.begin(num_saves + 1, documents), saver.finish()))
+    path = path.with_name(checkpoint.name_of(num_saves + 1))
+    load_growth = growth_of(lambda: engine.load_fragments(checkpoint.fragment_files(path)))
+    share = BYTES_PER_PARAMETER * sum(fragment.length for fragment in fragments)
+    save_growths, load_growths = zip(*engine.gather((save_growth / share, load_growth / share)), strict=True)
     size = sum(file.stat().st_size for file in files)
     parameters = engine.sum([sum(fragment.length for fragment in fragments)])[0]
     return {
         "parameters": int(parameters),
         "bytes_per_parameter": size / parameters,
         "ratio_to_ideal_bytes": size / parameters / BYTES_PER_PARAMETER,
+        "make_room_seconds": make_room,
         "first_stall_seconds": stalls[0],
-        "stall_seconds": statistics.median(stalls[1:] or stalls),
+        "stall_seconds": statistics.median(stalls),
         "plain_copy_seconds": plain_copy(fragments),
         "durable_seconds": statistics.median(durable),
         "read_seconds": read,
         "verify_seconds": seconds_of(lambda: checkpoint.verify(path, engine.rank, engine.world_size)),
         "load_seconds": load,
+        "save_growth_shares": max(save_growths),
+        "load_growth_shares": max(load_growths),
     }
 
 
