@@ -81,12 +81,18 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WandbConfig:
-    """`mode: auto` is online where an API key is configured and offline otherwise."""
+    """`mode: auto` is online where an API key is configured and offline otherwise.
+
+    `x_axis` is what the charts are drawn over at first; both are logged, so each chart can be switched. `alerts` of
+    W&B (mail, Slack) tell of rollbacks, failed saves and the end.
+    """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "dragoman"
     entity: str | None = None
     name: str | None = None
+    x_axis: Literal["step", "target_tokens"] = "step"
+    alerts: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

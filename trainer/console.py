@@ -14,6 +14,8 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+_SHOWN_SAMPLES = 3
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -33,9 +35,12 @@ class RunFacts:
 
 
 class Sample(NamedTuple):
+    """`chrf` is that of the sentence, from 0 to 100."""
+
     source: str
     hypothesis: str
     reference: str
+    chrf: float
 
 
 class Console:
@@ -93,7 +98,7 @@ class Console:
 
     def valid(self, record: Mapping[str, Any], samples: Sequence[Sample] = (), best: bool = False) -> None:
         """Shows a `valid` record, marked where it is the best so far, and a few translations."""
-        self.message("\n".join([valid_line(record, best), *_sample_lines(samples)]))
+        self.message("\n".join([valid_line(record, best), *_sample_lines(samples[:_SHOWN_SAMPLES])]))
 
     def message(self, text: str) -> None:
         """Prints above the bar; any thread may call it."""

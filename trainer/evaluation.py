@@ -14,11 +14,11 @@ from trainer.data.preparation.validation import ValidationSet
 from trainer.data.tokenizer import TokenizerPair
 from trainer.engine.base import Engine
 from trainer.model_directory import put_weights
-from trainer.scoring import score
+from trainer.scoring import score, sentence_chrf
 from trainer.signals import StopRequest
 from trainer.translation import Translator
 
-NUM_SAMPLES = 3
+NUM_SAMPLES = 16
 
 
 class CutShort(Exception):
@@ -48,7 +48,7 @@ class Evaluator:
         """One dict for each set, the same on every rank; a collective.
 
         `name`, `nll` (nats per target token), `num_target_tokens`, `bleu` and `chrf` (None where nothing is
-        translated) and `samples`: [source, hypothesis, reference] of a few sentences.
+        translated) and `samples`: [source, hypothesis, reference, chrF] of the first sentences.
         Raises CutShort a batch after a stop signal: validation may take minutes, and whoever sent it may not wait.
         """
         self._replica.to(engine.device, self._replica.compute_dtype)
@@ -94,7 +94,8 @@ class Evaluator:
         found = {}
         if engine.rank == 0:
             scores = score(hypotheses, [references])
-            samples = list(zip(validation.sources, hypotheses, references, strict=False))[:NUM_SAMPLES]
+            triples = list(zip(validation.sources, hypotheses, references, strict=False))[:NUM_SAMPLES]
+            samples = [[*triple, sentence_chrf(*triple[1:])] for triple in triples]
             found = {"bleu": scores.bleu, "chrf": scores.chrf, "samples": samples}
         return engine.gather(found)[0]
 

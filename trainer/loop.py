@@ -6,6 +6,7 @@ decision that leads into a collective is taken from values that are the same on 
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -16,6 +17,7 @@ from trainer.console import Sample, perplexity
 from trainer.data.feeding.feed import TrainingData, merge_states
 from trainer.data.feeding.packing import MicroBatch
 from trainer.engine.base import Engine, LossFunction, LossSums, StepResult
+from trainer.engine.memory import peak_host_memory
 from trainer.errors import UserError
 from trainer.evaluation import CutShort, Evaluator
 from trainer.loss_watch import LossWatch
@@ -25,6 +27,7 @@ from trainer.reporting import Reporter
 from trainer.run_saving import RunSaving
 from trainer.schedule import learning_rate
 from trainer.signals import StopRequest
+from trainer.throughput import peak_flops, step_flops
 from trainer.watchdog import Watchdog
 
 FINISHED, EARLY_STOP = "finished", "stopped early"
@@ -84,7 +87,7 @@ class Collaborators:
     """What the loop works with, ready made.
 
     `go_back` puts the engine, but not the data, where the newest checkpoint left it: a collective; None without one.
-    `num_parts` is in how many parts each micro-batch is computed.
+    `num_parts` is in how many parts each micro-batch is computed, `vocab_size` that of the target.
     """
 
     engine: Engine
@@ -95,6 +98,7 @@ class Collaborators:
     watchdog: Watchdog
     go_back: Callable[[], Progress | None]
     num_parts: int = 1
+    vocab_size: int = 0
 
 
 class Loop:
@@ -108,7 +112,9 @@ class Loop:
         self._num_parts, self._num_splits = parts.num_parts, 0
         self._losses = LossWatch(config.bad_steps.spike_threshold, progress.recent_losses)
         self._loss = training_loss(config.optimizer.label_smoothing, parts.engine.device)
-        self._meter = StepMeter(progress.step, config.run.max_steps)
+        self._peak_flops = peak_flops(parts.engine.device)
+        self._flops = partial(step_flops, config.model, parts.vocab_size)
+        self._meter = StepMeter(progress.step, config.run.max_steps, self._peak_flops)
         self._saving = RunSaving(config, parts.engine, parts.reporter, progress.step)
 
     def run(self) -> str:
@@ -179,6 +185,8 @@ class Loop:
         self.progress.target_tokens += result.num_target_tokens
         real, cells = (sum(counts) for counts in zip(*map(count_cells, micro_batches), strict=True))
         self._meter.add_step(result.num_target_tokens, real, cells)
+        if self._peak_flops:
+            self._meter.add_flops(sum(self._flops(micro_batch) for micro_batch in micro_batches))
         self.reporter.step(self.progress.step)
         self._note_splits(result.num_splits)
         if self.progress.step == 1 or self._due(self.config.tracking.every_steps):
@@ -221,7 +229,7 @@ class Loop:
         self._losses = LossWatch(self.config.bad_steps.spike_threshold, progress.recent_losses)
         self.progress = progress
         self._saving.forget()
-        self._meter = StepMeter(progress.step, self.config.run.max_steps)
+        self._meter = StepMeter(progress.step, self.config.run.max_steps, self._peak_flops)
         detail = f"from step {diverged_at}; its data is passed over, learning rate times {progress.lr_scale:g}"
         self.reporter.rolled_back(progress.step, detail)
         # At once, or a kill before the next save would bring the bad data back.
@@ -237,8 +245,10 @@ class Loop:
         )
 
     def _report(self, result: StepResult, rate: float) -> None:
-        memory, states = zip(*self.engine.gather((self.engine.peak_memory(), self.data.state())), strict=True)
-        measured = self._meter.report(self.progress.step) | {"lr": rate, "peak_memory": max(memory)}
+        own = (self.engine.peak_memory(), peak_host_memory(), self.data.state())
+        memory, host_memory, states = zip(*self.engine.gather(own), strict=True)
+        measured = self._meter.report(self.progress.step) | {"lr": rate}
+        measured |= {"peak_memory": max(memory), "peak_host_memory": max(host_memory)}
         where = {"step": self.progress.step, "target_tokens": self.progress.target_tokens}
         consumed = {"data": merge_states(states)["consumed"]}
         self.reporter.train(where | asdict(result) | {"ppl": perplexity(result.nll)} | measured | consumed)
@@ -257,7 +267,8 @@ class Loop:
             return False
         improved = self.progress.judge(_score(results[0], self.config.evaluation.metric))
         for number, result in enumerate(results):
-            samples = [Sample(*sample) for sample in result.pop("samples")]
+            samples = [Sample(*sample) for sample in result["samples"]]
+            result = result | {"samples": [sample._asdict() for sample in samples]}
             record = {"step": self.progress.step, "target_tokens": self.progress.target_tokens} | result
             self.reporter.valid(record, samples, improved and number == 0)
         return improved

@@ -113,12 +113,19 @@ class StepMeter:
     """Speed of training since the last report, on this rank's clock.
 
     Time inside `outside_training` (validation, checkpoints) does not count for the speed, but does for the time to
-    the end. `clock` returns seconds.
+    the end. `peak_flops` is what this rank's device can do a second, where that is known; `clock` returns seconds.
     """
 
-    def __init__(self, start_step: int, max_steps: int, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        start_step: int,
+        max_steps: int,
+        peak_flops: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._start_step = start_step
         self._max_steps = max_steps
+        self._peak_flops = peak_flops
         self._clock = clock
         self._start = clock()
         self._begin_interval()
@@ -133,6 +140,10 @@ class StepMeter:
         self._target_tokens += num_target_tokens
         self._real_tokens += num_real_tokens
         self._cells += num_cells
+
+    def add_flops(self, flops: float) -> None:
+        """Counts the floating-point operations of this rank's part of a step."""
+        self._flops += flops
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
@@ -153,7 +164,8 @@ class StepMeter:
     def report(self, step: int) -> dict[str, float]:
         """The numbers since the last report, ready for a `train` record; `step` steps of the run are done.
 
-        `tokens_per_second` counts real target tokens over all ranks; shares lie between 0 and 1.
+        `tokens_per_second` counts real target tokens over all ranks; shares lie between 0 and 1. `peak_flops_share` is
+        there where the device's peak is known.
         """
         assert self._steps > 0, "a report needs a step"
         now = self._clock()
@@ -166,13 +178,15 @@ class StepMeter:
             "data_wait_share": self._data_seconds / seconds,
             "eta_seconds": (now - self._start) / steps_done * (self._max_steps - step),
         }
+        if self._peak_flops:
+            numbers["peak_flops_share"] = self._flops / seconds / self._peak_flops
         self._begin_interval()
         return numbers
 
     def _begin_interval(self) -> None:
         self._interval_start = self._clock()
         self._steps = self._target_tokens = self._real_tokens = self._cells = 0
-        self._data_seconds = self._outside_seconds = 0.0
+        self._data_seconds = self._outside_seconds = self._flops = 0.0
 
 
 def count_cells(micro_batch: MicroBatch) -> tuple[int, int]:

@@ -1,9 +1,8 @@
 """One report, three places: `metrics.jsonl` (the truth), the console and the tracker. Rank 0 alone reports."""
 
-import os
-import socket
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from trainer.background_tracker import NoTracker, Tracker, Verdict
@@ -20,11 +19,11 @@ class Reporter:
         self._facts, self._console = facts, console
         self._metrics, self._tracker = metrics, tracker or NoTracker()
 
-    def start(self) -> None:
+    def start(self, facts: Mapping[str, Any]) -> None:
+        """`facts` are those of this start, see `trainer.start_facts`."""
         self._console.start(self._facts)
-        where = {"host": socket.gethostname(), "world_size": self._facts.world_size, "engine": self._facts.engine}
-        where |= {"slurm_job": os.environ.get("SLURM_JOB_ID")}
-        self._event(self._facts.start_step, "resumed" if self._facts.start_step else "started", where)
+        name = "resumed" if self._facts.start_step else "started"
+        self._event(self._facts.start_step, name, {**facts, "engine": self._facts.engine})
 
     def step(self, step: int) -> None:
         """Moves the progress bar."""
@@ -42,6 +41,15 @@ class Reporter:
         """Something a user must be able to find later: a checkpoint, a skipped step, a failed save."""
         self._event(step, event, {"detail": detail})
         self._console.message(f"step {step}: {event}: {detail}")
+
+    def saved(self, step: int, path: Path, best: bool) -> None:
+        """A checkpoint is published; `best` says that none had a better score."""
+        self._event(step, "saved", {"detail": str(path), "best": best})
+        self._console.message(f"step {step}: saved: {path}")
+
+    def failed(self, step: int, reason: str) -> None:
+        """Training ends here; whoever started it is told by other ways."""
+        self._event(step, "failed", {"detail": reason})
 
     def rolled_back(self, step: int, detail: str) -> None:
         """The run stands at `step` again, and makes the steps after it anew."""

@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -33,8 +33,9 @@ from trainer.model_directory import build_model
 from trainer.rank_log import RankLog
 from trainer.reporting import Reporter
 from trainer.run_directory import metrics_path, owning, prepare
-from trainer.run_state import RunState
+from trainer.run_state import RunState, headline
 from trainer.signals import StopRequest
+from trainer.start_facts import start_facts
 from trainer.tracking import create_tracker
 from trainer.watchdog import Watchdog, end_process
 
@@ -92,16 +93,21 @@ def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopReq
     outcome: Verdict = "failed"
     signs.state.training(progress.step)
     try:
-        reporter.start()
+        reporter.start(start_facts(engine.device, engine.world_size, num_parameters) if engine.rank == 0 else {})
         evaluator = _evaluator(config, prepared.tokenizers)
         go_back = partial(_go_back, config, engine)
         num_parts = engine.gather(memory.num_parts(config))[0]
-        parts = Collaborators(engine, data, evaluator, reporter, stop, signs.watchdog, go_back, num_parts)
+        vocab_size = prepared.tokenizers.target.vocab_size
+        parts = Collaborators(engine, data, evaluator, reporter, stop, signs.watchdog, go_back, num_parts, vocab_size)
         loop = Loop(config, parts, progress)
         verdict = loop.run()
         signs.state.ended(loop.progress.step, verdict)
         reporter.finish(loop.progress.step, verdict, _best(config, loop.progress))
         outcome = "interrupted" if verdict in signal.Signals.__members__ else "finished"
+    except Exception as error:
+        with suppress(UserError):  # the metrics may be what cannot be written
+            reporter.failed(max(signs.watchdog.step, progress.step), headline(error))
+        raise
     finally:
         reporter.close(outcome)
     # Not after a failure: the other ranks would fail in their next collective before this one has said why it did.

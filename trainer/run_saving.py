@@ -79,7 +79,7 @@ class RunSaving:
         if saved is None:
             return
         self._saved_step, self._num_failed = saved.step, 0
-        self._reporter.event(saved.step, "saved", str(saved.path))
+        self._reporter.saved(saved.step, saved.path, saved.best)
         for complaint in saved.complaints:
             self._reporter.event(saved.step, "old checkpoint not removed", complaint)
 

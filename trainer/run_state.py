@@ -48,10 +48,10 @@ class RunState:
         """Every rank tells its own failure; rank 0's is also the state of the run. `step`: the last that was done."""
         step = max(step, self._first_step)
         record = {"time": time.time(), "step": step, "rank": self._rank, "host": socket.gethostname()}
-        record |= {"error": _headline(error), "traceback": "".join(traceback.format_exception(error))}
+        record |= {"error": headline(error), "traceback": "".join(traceback.format_exception(error))}
         with suppress(OSError), (self._directory / FAILURES).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._write("failed", _headline(error), step)
+        self._write("failed", headline(error), step)
 
     def _write(self, state: State, reason: str | None, step: int) -> None:
         if self._rank != 0:
@@ -82,5 +82,6 @@ def read_failures(run_directory: Path) -> list[dict[str, Any]]:
     return failures
 
 
-def _headline(error: BaseException) -> str:
+def headline(error: BaseException) -> str:
+    """An error in one line."""
     return "".join(traceback.format_exception_only(error)).splitlines()[0]

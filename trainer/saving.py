@@ -28,11 +28,13 @@ class SaveFailed(Exception):
 
 @dataclass(frozen=True)
 class Saved:
-    """A published checkpoint; `complaints` tell which older ones could not be removed."""
+    """A published checkpoint; `best` is that of the best score so far which retention keeps, `complaints` tell which
+    older ones could not be removed."""
 
     step: int
     path: Path
     complaints: list[str]
+    best: bool = False
 
 
 class Saver:
@@ -93,7 +95,8 @@ class Saver:
             raise SaveFailed("; ".join(errors))
         values = [outcome["value"] for outcome in outcomes]
         if self._publishing:
-            return Saved(self._step, self._run_directory / checkpoint.CHECKPOINTS / values[0][0], values[0][1])
+            best = self._retention.keep_best > 0 and self._documents["trainer.json"].get("best_step") == self._step
+            return Saved(self._step, self._run_directory / checkpoint.CHECKPOINTS / values[0][0], values[0][1], best)
         self._publishing = True
         files = {name: entry for part in values for name, entry in part.items()}
         self._task = _Task((lambda: self._publish(files)) if self._engine.rank == 0 else lambda: None)

@@ -32,6 +32,11 @@ def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Sco
     return Scores(bleu_score, chrf_score, bleu.get_signature().format(), chrf.get_signature().format())
 
 
+def sentence_chrf(hypothesis: str, reference: str) -> float:
+    """chrF2 of one sentence, from 0 to 100."""
+    return float(CHRF().sentence_score(hypothesis, [reference]).score)
+
+
 def check_counts(num_hypotheses: int, references: Sequence[Sequence[str]]) -> None:
     """Raises UserError where the numbers of lines differ or there is nothing to score."""
     for number, reference in enumerate(references, 1):

@@ -7,6 +7,7 @@ included, happens on a daemon thread behind a bounded queue; what does not fit i
 import netrc
 import os
 import secrets
+import shlex
 import signal
 import sys
 import threading
@@ -22,6 +23,10 @@ from trainer.metrics import read_metrics
 from trainer.run_directory import metrics_path
 
 X_AXES = ("step", "target_tokens")
+STARTS = ("started", "resumed")
+LEAST_FREE_BYTES = 64 * 1024  # what W&B may have in hand between two records
+# Events that somebody wants to hear of at once, and how much they matter to W&B.
+ALERTS = {"rolled back": "WARN", "save failed": "WARN", "failed": "ERROR", "ended": "INFO"}
 
 
 def create_tracker(
@@ -63,10 +68,10 @@ def _print_to_stderr(text: str) -> None:
 
 def chart_values(record: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a record under their names in W&B: `train/loss`, `valid/<name>/bleu`, `data/<corpus>/pairs`; the
-    x-axes stay bare."""
+    x-axes stay bare. An event is a 1 at its step: `event/skipped`."""
+    if record["kind"] == "event":
+        return {"step": record["step"], f"event/{record['event'].replace(' ', '_')}": 1}
     groups = {"train": "train", "valid": f"valid/{record.get('name')}"}
-    if record["kind"] not in groups:
-        return {}
     numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
     group = groups[record["kind"]]
     values = {key if key in X_AXES else f"{group}/{key}": value for key, value in numbers.items()}
@@ -105,7 +110,7 @@ class WandbSink:
         self._online = online
         self._notify = notify
         self._init_seconds = init_seconds
-        self._abandoned = False
+        self._abandoned = self._disk_was_full = False
         self._run: Any = None
         self._thread_id = 0
         metrics = metrics_path(run_directory)
@@ -120,7 +125,7 @@ class WandbSink:
         self._connect()
         if self._past_bytes and not self._was_complete:
             for record in read_metrics(metrics_path(self._directory), self._past_bytes):
-                self.write(record)
+                self._log(record)
 
     def _connect(self) -> None:
         self._prepare_thread()
@@ -138,12 +143,38 @@ class WandbSink:
                 # The failed run still holds the id.
                 wandb.teardown()
         self._start("offline")
-        self._notify(f"W&B: offline; to upload: wandb sync {self._directory / 'wandb'}")
+        self._notify(f"W&B: offline; to upload: {sync_command(self._directory)}")
 
     def write(self, record: Mapping[str, Any]) -> None:
+        self._look_at_the_disk()
+        self._log(record)
+        if record["kind"] != "event":
+            return
+        if record["event"] in STARTS:
+            self._run.config.update({"start": _plain(record)}, allow_val_change=True)
+        if record.get("best"):
+            self._log_best(Path(record["detail"]), record["step"])
+        if self._config.alerts and record["event"] in ALERTS:
+            detail = f"step {record['step']}: {record['detail']}"
+            self._run.alert(f"{self._name}: {record['event']}", detail, ALERTS[record["event"]])
+
+    def _log(self, record: Mapping[str, Any]) -> None:
+        import wandb
+
+        values: dict[str, Any] = chart_values(record)
+        if samples := record.get("samples"):
+            table = wandb.Table(list(samples[0]), [list(sample.values()) for sample in samples])
+            values[f"valid/{record['name']}/samples"] = table
         # Never `step=`: W&B drops steps not beyond the last one, so all that a resumed run repeats.
-        if values := chart_values(record):
-            self._run.log(values)
+        self._run.log(values)
+
+    def _log_best(self, checkpoint: Path, step: int) -> None:
+        """By reference: no byte of it is read or sent."""
+        import wandb
+
+        artifact = wandb.Artifact(f"best-{self._run.id}", "model", metadata={"step": step})
+        artifact.add_reference(checkpoint.resolve().as_uri(), name=checkpoint.name, checksum=False)
+        self._run.log_artifact(artifact, aliases=["best", checkpoint.name])
 
     def finish(self, verdict: Verdict) -> None:
         if verdict == "interrupted":
@@ -151,7 +182,18 @@ class WandbSink:
         self._run.finish(exit_code=0 if verdict == "finished" else 1)
 
     def confirm(self) -> None:
-        self._marker.touch()
+        self._look_at_the_disk()
+        if not self._disk_was_full:
+            self._marker.touch()
+
+    def _look_at_the_disk(self) -> None:
+        """W&B loses records on a full disk without a word, so what it says at the end is then not believed."""
+        if self._disk_was_full:
+            return
+        disk = os.statvfs(self._directory / "wandb")
+        if disk.f_bavail * disk.f_frsize < LEAST_FREE_BYTES:
+            self._disk_was_full = True
+            self._notify(f"W&B: the disk of {self._directory / 'wandb'} is full; the next start brings all again.")
 
     def release(self) -> None:
         import wandb
@@ -188,24 +230,39 @@ class WandbSink:
             dir=str(self._directory),
             project=self._config.project,
             entity=self._config.entity,
-            name=self._config.name or self._directory.resolve().name,
+            name=self._name,
             config=dict(self._run_config),
             allow_val_change=True,
             settings=_settings(self._init_seconds),
         )
         for axis in X_AXES:
             self._run.define_metric(axis)
-        self._run.define_metric("train/*", step_metric="step")
-        self._run.define_metric("valid/*", step_metric="step")
-        self._run.define_metric("data/*", step_metric="step")
+        for group in ("train", "valid", "data"):
+            self._run.define_metric(f"{group}/*", step_metric=self._config.x_axis)
+        self._run.define_metric("event/*", step_metric="step")
+
+    @property
+    def _name(self) -> str:
+        return self._config.name or self._directory.resolve().name
 
     def _run_id(self) -> str:
+        """That of the directory; a new one takes the id that `wandb agent` gives to a run of a sweep."""
         path = self._directory / "wandb_id"
         if not path.exists():
+            given = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(8)
             temporary = path.with_suffix(".tmp")
-            temporary.write_text(secrets.token_hex(8) + "\n")
+            temporary.write_text(f"{given}\n")
             temporary.replace(path)
         return path.read_text().strip()
+
+
+def sync_command(run_directory: Path) -> str:
+    """The shell command that uploads what lies on disk, of starts that lost the server on their way too."""
+    return f"cd {shlex.quote(str(run_directory.resolve()))} && wandb sync --include-online --yes"
+
+
+def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in ("kind", "time")}
 
 
 def _settings(init_seconds: float) -> Any:

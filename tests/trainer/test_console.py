@@ -82,9 +82,8 @@ def test_a_diverged_step_can_be_shown(nll: float) -> None:
 def test_validation_shows_scores_and_translations() -> None:
     stream = io.StringIO()
     record = {"kind": "valid", "step": 100, "name": "val", "nll": 1.0, "bleu": 36.123, "chrf": 60.0}
-    Console(True, 3000, stream).valid(
-        record, [Sample("Je suis étudiant.", "I am a student.", "I am a student!")], best=True
-    )
+    sample = Sample("Je suis étudiant.", "I am a student.", "I am a student!", 90.0)
+    Console(True, 3000, stream).valid(record, [sample], best=True)
     lines = stream.getvalue().splitlines()
     assert lines[0] == "valid val at step 100 | nll 1.0000 | ppl 2.72 | BLEU 36.12 | chrF 60.00 | best so far"
     assert [line.split(maxsplit=1) for line in lines[1:]] == [

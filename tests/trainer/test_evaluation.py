@@ -108,8 +108,9 @@ def test_the_numbers_are_those_of_its_parts(tokenizers: str, request: pytest.Fix
     hypotheses = Translator(model, run.tokenizers, 24, CONFIG).translate(validation.sources[:7])
     scores = score(hypotheses, [validation.references[:7]])
     assert (found["name"], found["bleu"], found["chrf"]) == ("val", scores.bleu, scores.chrf)
-    samples = zip(validation.sources, hypotheses, validation.references[:7], strict=False)
-    assert found["samples"] == list(samples)[:NUM_SAMPLES]
+    texts = list(zip(validation.sources, hypotheses, validation.references[:7], strict=False))[:NUM_SAMPLES]
+    assert [tuple(sample[:3]) for sample in found["samples"]] == texts
+    assert [sample[3] for sample in found["samples"]] == [score([h], [[r]]).chrf for _, h, r in texts]
 
     ids = run.tokenizers.special_ids
     each = [validation_batches([pair], ids, 64, Share(0, 1))[0] for pair in validation.pairs]

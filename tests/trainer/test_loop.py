@@ -86,6 +86,9 @@ class FakeReporter:
     def step(self, step: int) -> None:
         pass
 
+    def saved(self, step: int, path: Path, best: bool) -> None:
+        self.events.append((step, "saved", f"{path} {best}"))
+
     def rolled_back(self, step: int, detail: str) -> None:
         self.events.append((step, "rolled back", detail))
 
@@ -227,6 +230,8 @@ def test_the_best_is_saved_at_once_and_patience_ends_the_run(tmp_path: Path) -> 
         checkpoint.name_of(2): 30,
         checkpoint.name_of(4): 25,
     }
+    saved = [(step, detail.rpartition(" ")[2]) for step, event, detail in events(loop) if event == "saved"]
+    assert saved == [(1, "True"), (2, "True"), (4, "False")]
 
 
 def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_numbers_are_grouped_and_the_axes_bare() -> None:
         "data/phrasebook/pairs": 5, "data/phrasebook/passes": 0.25, "data/phrasebook/rejected/copy": 1
     }  # fmt: skip
     assert chart_values(VALID) == {"step": 3, "valid/val/bleu": 30.5}
-    assert chart_values({"kind": "event", "step": 3}) == {}
+    assert chart_values({"kind": "event", "step": 3, "event": "rolled back"}) == {"step": 3, "event/rolled_back": 1}
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_an_offline_run_holds_every_record_and_goes_on_under_its_id(tmp_path: Pa
     run = tmp_path / "run"
     outcome = Outcome(run, LOG_AND_FINISH.format(900))
     assert history(run) == [{"step": step, "train/loss": step / 2} for step in range(900)]
-    assert any(f"wandb sync {run}/wandb" in line for line in outcome.told)
+    assert any(f"cd {run} && wandb sync" in line for line in outcome.told)
     run_id = (run / "wandb_id").read_text().strip()
     Outcome(run, LOG_AND_FINISH.format(5).replace("finished", "interrupted"))
     pieces = sorted(run.glob("wandb/offline-run-*/*.wandb"))
@@ -276,6 +276,79 @@ def test_what_a_kill_took_from_wandb_is_brought_again(tmp_path: Path) -> None:
     assert {path.stem for path in run.glob("wandb/offline-run-*/*.wandb")} == {
         f"run-{(run / 'wandb_id').read_text().strip()}"
     }
+
+
+TOLD = """
+from trainer.console import Sample
+checkpoint = run / "checkpoints" / "step-00000004"
+checkpoint.mkdir(parents=True)
+(checkpoint / "large").write_bytes(b"x" * 100_000)
+def event(name, step, **values):
+    line = {"kind": "event", "step": step, "event": name, "time": time.time(), **values}
+    metrics.write(line)
+    tracker.log(line)
+event("started", 0, world_size=2, code={"commit": "abc"}, versions={"torch": "2"})
+record(1)
+samples = [Sample("Ein Haus.", "A house.", "A home.", 61.5), Sample("Ja.", "Yes.", "Yes.", 100.0)]
+line = {"kind": "valid", "name": "val", "step": 4, "target_tokens": 120, "bleu": 30.0}
+line |= {"samples": [sample._asdict() for sample in samples]}
+metrics.write(line)
+tracker.log(line)
+event("saved", 4, detail=str(checkpoint), best=True)
+event("save failed", 6, detail="no space left")
+event("ended", 8, detail="finished")
+close("finished")
+"""
+
+
+@pytest.mark.slow
+def test_facts_samples_events_alerts_and_the_best_model_arrive(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    Outcome(run, RECORD + TOLD)
+    rows, records = history(run), read_metrics(metrics_path(run))
+    assert [chart_values(record) for record in records] == [
+        {key: value for key, value in row.items() if "samples" not in key} for row in rows
+    ]
+    (piece,) = run.glob("wandb/offline-run-*")
+    (path,) = piece.glob("*.wandb")
+    written = [(record.WhichOneof("record_type"), record) for record in wandb_records(path)]
+    (table,) = (row["valid/val/samples.path"] for row in rows if "valid/val/samples.path" in row)
+    found = json.loads((piece / "files" / table).read_text())
+    assert found["columns"] == ["source", "hypothesis", "reference", "chrf"]
+    assert [dict(zip(found["columns"], row, strict=True)) for row in found["data"]] == records[2]["samples"]
+    configs = [{i.key: json.loads(i.value_json) for i in r.config.update} for kind, r in written if kind == "config"]
+    (start,) = (config["start"] for config in configs if "start" in config)
+    assert (start["world_size"], start["code"], start["versions"]) == (2, {"commit": "abc"}, {"torch": "2"})
+    alerts = [(r.alert.title, r.alert.text, r.alert.level) for kind, r in written if kind == "alert"]
+    assert alerts == [
+        ("run: save failed", "step 6: no space left", "WARN"),
+        ("run: ended", "step 8: finished", "INFO"),
+    ]
+    (model,) = (r.artifact for kind, r in written if kind == "artifact" and r.artifact.type == "model")
+    assert {"best", "step-00000004"} <= set(model.aliases)
+    (entry,) = model.manifest.contents
+    assert entry.ref == (run / "checkpoints" / "step-00000004" / "large").as_uri()
+    assert not any(b"x" * 1000 in file.read_bytes() for file in piece.rglob("*") if file.is_file())
+
+
+@pytest.mark.slow
+def test_a_full_disk_in_its_folder_costs_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "wandb"
+    folder.mkdir(parents=True)
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "none", folder]).returncode:
+        pytest.skip("the full disk was not run: mounting a small tmpfs needs root")
+    try:
+        body = "for step in range(1, 5001): record(step); time.sleep(0.001)\nclose('finished')"
+        outcome = Outcome(tmp_path / "run", RECORD + body, close_seconds=10)
+    finally:
+        subprocess.run(["umount", folder], check=True)
+    assert len(read_metrics(metrics_path(tmp_path / "run"))) == 5000
+    assert outcome.notes["slow_log"] < 0.005
+    assert outcome.notes["closing"] < 15
+    assert len([line for line in outcome.told if "is full" in line]) == 1
+    # The next start, with room again, brings everything.
+    Outcome(tmp_path / "run", RECORD + "record(5001)\nclose('finished')")
+    assert {row["step"] for row in history(tmp_path / "run")} == set(range(1, 5002))
 
 
 @pytest.fixture

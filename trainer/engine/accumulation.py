@@ -1,6 +1,5 @@
 """The law of the seam, written once: how micro-batches on many ranks become one optimizer step."""
 
-import resource
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from trainer.engine.base import Fragment, LossFunction, LossSums, MicroBatch, StepResult
 from trainer.engine.fragments import Slice, make_moments, read_slices
-from trainer.engine.memory import is_out_of_memory, telling_out_of_memory
+from trainer.engine.memory import is_out_of_memory, peak_host_memory, telling_out_of_memory
 from trainer.engine.process_group import ProcessGroup
 from trainer.errors import OutOfMemory
 
@@ -133,7 +132,7 @@ class AccumulatingEngine(ABC):
     def peak_memory(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_host_memory()
 
     def close(self) -> None:
         self._processes.leave()

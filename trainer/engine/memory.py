@@ -1,5 +1,6 @@
-"""Telling a want of memory from other failures, whichever library reports it."""
+"""Telling a want of memory from other failures, whichever library reports it; and how much was taken."""
 
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,3 +28,8 @@ def telling_out_of_memory() -> Iterator[None]:
         if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
             raise
         raise OutOfMemory(f"{error}".splitlines()[0]) from error
+
+
+def peak_host_memory() -> int:
+    """Bytes: the most resident memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

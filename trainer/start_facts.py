@@ -1,0 +1,80 @@
+"""What a start ran on and with: enough to say, a year later, where a number came from. No secrets, no environment."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import socket
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HOME = Path(__file__).parents[1]
+# Beside the packages in the copy that `dragoman submit` makes of the code, see `launch.snapshot`.
+_COMMIT, _CHANGES = "commit.txt", "uncommitted.diff"
+_PACKAGES = ("dragoman", "torch", "accelerate", "deepspeed", "sentencepiece", "sacrebleu", "wandb")
+_SLURM = {
+    "job": "SLURM_JOB_ID",
+    "name": "SLURM_JOB_NAME",
+    "partition": "SLURM_JOB_PARTITION",
+    "nodes": "SLURM_JOB_NODELIST",
+    "restart": "SLURM_RESTART_COUNT",
+}
+_SECONDS_FOR_GIT = 5
+
+
+def start_facts(device: torch.device, world_size: int, num_parameters: int) -> dict[str, Any]:
+    """Of this start, as JSON. What cannot be found out is left out."""
+    facts: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "world_size": world_size,
+        "num_parameters": num_parameters,
+        "launcher": _launcher(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm": {word: os.environ[name] for word, name in _SLURM.items() if name in os.environ},
+        "code": _code(),
+        "versions": _versions(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
+    with suppress(OSError):
+        found = re.search(r"Module\D*([\d.]+)", Path("/proc/driver/nvidia/version").read_text())
+        facts |= {"driver": found[1]} if found else {}
+    return {key: value for key, value in facts.items() if value not in (None, {})}
+
+
+def _launcher() -> str:
+    """By what each launcher, and none before it in this list, leaves in the environment."""
+    signs = {
+        "DRAGOMAN_OUTCOMES": "dragoman submit",
+        "DRAGOMAN_LAUNCH": "dragoman train",
+        "ACCELERATE_MIXED_PRECISION": "accelerate launch",
+        "TORCHELASTIC_RUN_ID": "torchrun",
+        "CROSS_SIZE": "deepspeed",
+    }
+    return next((launcher for name, launcher in signs.items() if name in os.environ), "none")
+
+
+def _code() -> dict[str, Any]:
+    """The commit of the packages, and whether they differ from it."""
+    if (HOME / _COMMIT).exists():
+        return {"commit": (HOME / _COMMIT).read_text().strip(), "changed": (HOME / _CHANGES).exists()}
+    if (HOME / ".git").exists():
+        with suppress(OSError, subprocess.SubprocessError):
+            return {"commit": _git("rev-parse", "HEAD").strip(), "changed": bool(_git("diff", "HEAD", "--stat"))}
+    return {}
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(HOME), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_SECONDS_FOR_GIT).stdout
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
