@@ -2,29 +2,26 @@
 
 import errno
 import os
-import re
 import traceback
 from dataclasses import dataclass
 
-from trainer.errors import OutOfMemory, ProcessDied, UserError
+from trainer.errors import OutOfMemory, ProcessDied, UserError, lost_peer
 
 USER_ERROR, DEFECT, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on from the newest checkpoint
-
-# What gloo says in a collective when another process has gone; it is not why.
-_LOST_PEER = re.compile(r"gloo.*(closed|reset) by peer", re.I)
 
 
 @dataclass(frozen=True)
 class Failure:
     """The exit status of a command that failed, and what to print on stderr (nothing where it is empty).
 
-    `start_again`: the same start mends it, without a human.
+    `start_again`: the same start mends it, without a human. `lost_peer`: another rank has the cause.
     """
 
     status: int
     message: str
     start_again: bool = False
+    lost_peer: bool = False
 
 
 def explain(error: BaseException) -> Failure:
@@ -43,12 +40,13 @@ def explain(error: BaseException) -> Failure:
         return Failure(INTERRUPTED, "")
     if isinstance(error, BrokenPipeError):
         return Failure(BROKEN_PIPE, "")
-    if isinstance(error, RuntimeError) and _LOST_PEER.search(str(error)):
+    if lost_peer(error):
         return Failure(
             TRY_AGAIN,
             f"dragoman: rank {os.environ.get('RANK', '0')} lost another rank, which was killed, perhaps for want of "
-            "memory, or failed (its log has what it said last); the same command goes on from the newest checkpoint "
-            f"({str(error).splitlines()[0]})",
+            "memory, or failed, or hangs (its log has what it said last); the same command goes on from the newest "
+            f"checkpoint ({str(error).splitlines()[0]})",
+            lost_peer=True,
         )
     full = _full_disk(error)
     if full is not None:

@@ -50,8 +50,8 @@ trap '' USR1 TERM
 scontrol show job "$SLURM_JOB_ID" --oneliner | on_host end "$run" "$status" ${{warned:+--warned}} {limits}
 verdict=$?
 if [ "$verdict" -eq {requeue} ]; then
-  scontrol requeue "$SLURM_JOB_ID" && sleep 300  # it ends this script
-  exit 1
+  scontrol requeue "$SLURM_JOB_ID"
+  exit
 fi
 exit "$verdict"
 """
@@ -73,7 +73,8 @@ def render(request: JobRequest, profile: Profile) -> str:
     """The text of the script."""
     from launch.requeue import NOTHING_TO_DO, REQUEUE
 
-    head = "\n".join(f"#SBATCH {option}" for option in _options(request, profile))
+    # sbatch knows a shell's quotes.
+    head = "\n".join(f"#SBATCH {shlex.quote(option)}" for option in _options(request, profile))
     python = profile.python or request.python
     body = _BODY.format(
         run=shlex.quote(str(request.run_directory)),
@@ -109,7 +110,7 @@ def _options(request: JobRequest, profile: Profile) -> Iterator[str]:
     yield from (f"--{name}={value}" for name, value in named.items() if value is not None)
     yield from profile.sbatch_options
     yield f"--chdir={request.working_directory}"
-    yield f"--output={request.run_directory / JOB_FOLDER}/job-%j.log"
+    yield f"--output={str(request.run_directory / JOB_FOLDER).replace('%', '%%')}/job-%j.log"
     yield "--open-mode=append"
     yield "--requeue" if profile.requeue else "--no-requeue"
     yield f"--signal=B:USR1@{profile.signal_seconds}"

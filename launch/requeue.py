@@ -23,7 +23,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
-from launch.run_history import RESTARTS, read_requeues
+from launch.run_history import RESTARTS, causes, read_requeues
 from trainer.checkpoint_names import list_checkpoints, step_of
 from trainer.run_state import read_failures, read_state
 
@@ -31,8 +31,6 @@ REQUEUE, NOTHING_TO_DO = 85, 86
 USER_ERROR = 2
 _BEGUN = "slurm/begun.json"
 _SILENT = "a process died without a word"
-# What a rank says whose partner in a collective has gone: not why.
-_OF_ANOTHER = re.compile(r"closed by peer|reset by peer|broken pipe|remote process exited|timed out waiting", re.I)
 
 Record = Mapping[str, Any]
 
@@ -40,7 +38,8 @@ Record = Mapping[str, Any]
 @dataclass(frozen=True)
 class JobEnd:
     """How a job ended. `state` is what rank 0 said in this start, None where nothing; `outcomes` the failures of its
-    workers, in order, each with `status` and `message`; `failed_step` where one of them told it."""
+    workers, in order, each with `status`, `message` and, where it is only another's, `lost_peer`; `failed_step` where
+    one of them told it."""
 
     status: int
     cancelled: bool
@@ -82,7 +81,7 @@ def decide(end: JobEnd, history: Sequence[Record]) -> Decision:
 
 
 def _after_a_crash(end: JobEnd, history: Sequence[Record], on: Literal["requeue", "next"]) -> Decision:
-    first = next((o for o in end.outcomes if not _OF_ANOTHER.search(_headline(o))), None)
+    first = next((o for o in end.outcomes if not o.get("lost_peer")), None)
     crash = _headline(first) if first else f"{_SILENT} (status {end.status})"
     step = end.step if end.failed_step is None else end.failed_step
     told = f"crash after step {step}: {crash}"
@@ -173,7 +172,7 @@ def _end(run: Path, options: argparse.Namespace, job: str) -> int:
         step=_newest_step(run),
         state=state,
         outcomes=_outcomes(os.environ.get("DRAGOMAN_OUTCOMES")),
-        failed_step=failures[0].get("step") if failures else None,
+        failed_step=next((f.get("step") for f in causes(failures, [])), None),
         max_crashes=options.max_crashes,
         may_requeue=not options.no_requeue,
     )

@@ -1,6 +1,7 @@
 """What has happened to a run: its starts and what ended each, its saves, its failures."""
 
 import json
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from trainer.checkpoint_names import list_checkpoints, step_of
 
 RESTARTS = "restarts.jsonl"
+_STARTS = ("started", "resumed")
 _NO_REASON = "died without a word"
 
 Record = Mapping[str, Any]
@@ -48,6 +50,17 @@ def read_requeues(directory: Path) -> list[dict[str, Any]]:
     return records
 
 
+def causes(failures: Sequence[Record], events: Sequence[Record]) -> list[Record]:
+    """The failures without those of ranks that only lost another one, where the same start has the cause as well."""
+    starts = [event.get("time") or 0.0 for event in events if event.get("event") in _STARTS]
+
+    def start_of(failure: Record) -> int:
+        return bisect(starts, failure.get("time", 0.0))
+
+    explained = {start_of(failure) for failure in failures if not failure.get("lost_peer")}
+    return [failure for failure in failures if not failure.get("lost_peer") or start_of(failure) not in explained]
+
+
 def restarts(events: Sequence[Record], failures: Sequence[Record], requeues: Sequence[Record]) -> list[Restart]:
     """All starts but the first, in order; `events` are those of `metrics.jsonl`."""
     found: list[Restart] = []
@@ -56,7 +69,7 @@ def restarts(events: Sequence[Record], failures: Sequence[Record], requeues: Seq
     for event in events:
         if event.get("event") == "ended":
             ended = str(event.get("detail"))
-        if event.get("event") not in ("started", "resumed"):
+        if event.get("event") not in _STARTS:
             continue
         if before is not None or event["event"] == "resumed":
             span = (before.get("time") or 0.0 if before else 0.0, event.get("time") or inf)

@@ -67,6 +67,9 @@ def check(config: Config, submission: Submission) -> None:
     from trainer.data.corpora.sources import check_sources
     from trainer.data.feeding.feed import check_world_size
 
+    for path in (str(Path.cwd()), config.run.directory):
+        if re.search(r"[\\\n]", path):
+            raise UserError(f"SLURM takes no path with a backslash or a line break: rename {path!r}.")
     check_world_size(config.data, submission.nodes * submission.profile.processes_per_node)
     check_sources([*config.data.train, *config.data.valid])
     directory = Path(config.run.directory)

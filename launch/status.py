@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.job_queue import Job, find_jobs
-from launch.run_history import Moment, Record, Restart, last_saves, read_requeues, restarts, told_failures
+from launch.run_history import Moment, Record, Restart, causes, last_saves, read_requeues, restarts, told_failures
 from trainer.errors import UserError
 from trainer.metrics_digest import MetricsDigest
 from trainer.rank_log import last_lines
@@ -106,9 +106,12 @@ class RunReader:
         self._metrics.update()
         now, said = time.time(), read_state(self._directory) or {}
         beats = _heartbeats(self._directory, said)
-        state, detail = _state(self._directory, said, beats, now)
         train, events = self._metrics.train or {}, self._metrics.events
-        failures = read_failures(self._directory)
+        failures = causes(read_failures(self._directory), events)
+        state, detail = _state(self._directory, said, beats, now)
+        cause = next((failure for failure in failures if failure["time"] >= said.get("started", 0.0)), None)
+        if state == "failed" and cause and cause["rank"] != 0:
+            detail = f"rank {cause['rank']}: {cause['error']}"
         checkpoint, failed_save = last_saves(self._directory, events)
         ids = [number for number in self.job_ids if number in jobs]
         return RunStatus(
@@ -132,7 +135,7 @@ class RunReader:
             failed_save=failed_save,
             troubled_ranks=list(_troubles(said, beats, now)) if state == "training" else [],
             failures=told_failures(failures[-_NUM_FAILURES:]),
-            last_lines=_last_lines(self._directory, state, failures, beats),
+            last_lines=_last_lines(self._directory, state, cause, beats),
             job=jobs[ids[-1]] if ids else None,
         )
 
@@ -200,10 +203,10 @@ def _score(name: str, records: Sequence[Record]) -> Score:
     return Score(name, last["step"], last.get("nll"), last.get("bleu"), best.get("step"), best.get("bleu"))
 
 
-def _last_lines(directory: Path, state: str, failures: Sequence[Record], beats: Mapping[int, Record]) -> list[str]:
-    """The end of the newest traceback, or of the log of the rank that was the first to fall silent."""
-    if state == "failed" and failures:
-        return str(failures[-1].get("traceback")).splitlines()[-_NUM_LINES:]
+def _last_lines(directory: Path, state: str, cause: Record | None, beats: Mapping[int, Record]) -> list[str]:
+    """The end of the cause's traceback, or of the log of the rank that was the first to fall silent."""
+    if state == "failed" and cause:
+        return str(cause["traceback"]).splitlines()[-_NUM_LINES:]
     if state == "died":
         return last_lines(directory, min(beats, key=lambda rank: beats[rank]["time"], default=0), _NUM_LINES)
     return []

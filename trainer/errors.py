@@ -1,4 +1,6 @@
-"""The exceptions for a user's mistake."""
+"""The exceptions for a user's mistake, and which failures are only another's."""
+
+import re
 
 
 class UserError(ValueError):
@@ -19,3 +21,15 @@ class Unavailable(UserError):
 
 class ProcessDied(Unavailable):
     """A process that worked for this one was killed, mostly for want of memory: the next start may well go on."""
+
+
+# What gloo, NCCL and torch's store say where another process has gone; it is not why.
+_OF_ANOTHER = re.compile(
+    r"gloo.*((closed|reset) by peer|broken pipe|timed out waiting)|ncclRemoteError|Connection was likely closed",
+    re.I | re.S,
+)
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether a rank failed in a collective only because another rank had: its own failure explains nothing."""
+    return isinstance(error, RuntimeError) and _OF_ANOTHER.search(str(error)) is not None

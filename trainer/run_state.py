@@ -1,7 +1,8 @@
 """How a run stands, for whoever looks from outside: launchers, `dragoman status`, a human.
 
     RUN/state.json      what rank 0 said last: training since when and where, or why training ended
-    RUN/failures.jsonl  one object for each failure that a rank lived to tell, appended by that rank
+    RUN/failures.jsonl  one object for each failure that a rank lived to tell, appended by that rank; `lost_peer` where
+                        it failed only because another one had
 
 A process that is killed says nothing more: `state.json` then goes on saying `training` while nobody owns the directory.
 """
@@ -15,6 +16,8 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
+
+from trainer.errors import lost_peer
 
 STATE, FAILURES = "state.json", "failures.jsonl"
 
@@ -49,6 +52,7 @@ class RunState:
         step = max(step, self._first_step)
         record = {"time": time.time(), "step": step, "rank": self._rank, "host": socket.gethostname()}
         record |= {"error": headline(error), "traceback": "".join(traceback.format_exception(error))}
+        record["lost_peer"] = lost_peer(error)
         with suppress(OSError), (self._directory / FAILURES).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
         self._write("failed", headline(error), step)

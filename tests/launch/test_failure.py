@@ -54,6 +54,7 @@ def test_a_rank_that_lost_another_says_so_and_may_be_started_again(how: str, mon
     assert (failure.status, "\n" in failure.message) == (75, False)
     assert "rank 3 lost another rank" in failure.message
     assert how in failure.message
+    assert failure.lost_peer
     assert explain(RuntimeError("wandb: connection reset by peer")).status == 1
 
 

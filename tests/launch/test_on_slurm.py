@@ -30,15 +30,17 @@ STEPS_ON_ONE_NODE = 20  # another number of processes rounds otherwise, and what
 class Runner:
     """One small run, submitted to the cluster as a user would."""
 
+    name = "my 100% run"
+
     def __init__(self, folder: Path, cluster: LocalCluster) -> None:
         self.cluster, self.runs = cluster, Runs(folder)
-        self.run = folder / "run"
+        self.run = folder / self.name
         # A step takes long enough that SLURM acts before there are too many to repeat undisturbed.
         self.changes = ["engine.kind=zero2", "checkpoint.every_steps=10", "data.max_tokens=512"]
 
     def submit(self, nodes: int, max_steps: int) -> str:
         """Gives the run to SLURM; the job's id."""
-        train = self.runs.command("run", *self.changes, f"run.max_steps={max_steps}", "tracking.wandb.mode=offline")
+        train = self.runs.command(self.name, *self.changes, f"run.max_steps={max_steps}", "tracking.wandb.mode=offline")
         options = ["--profile", "local", "--nodes", f"{nodes}"]
         command = [*train[:3], "submit", train[4], *train[7:], *options]
         told = subprocess.run(
@@ -51,7 +53,7 @@ class Runner:
     @property
     def step(self) -> int:
         """The newest step in `metrics.jsonl`."""
-        steps = self.runs.steps("run") if (self.run / "metrics.jsonl").exists() else []
+        steps = self.runs.steps(self.name) if (self.run / "metrics.jsonl").exists() else []
         return int(steps[-1]["step"]) if steps else 0
 
     def decisions(self, word: str = "requeue") -> list[dict[str, Any]]:
@@ -126,7 +128,7 @@ def test_a_run_that_meets_everything_ends_as_if_nothing_had_happened(tmp_path: P
     assert runner.decisions("stop")[-1]["reason"] == "finished"
 
     expected = runner.runs.finished("undisturbed", *runner.changes, f"run.max_steps={last}", processes=2)
-    found = runner.runs.steps("run")
+    found = runner.runs.steps(runner.name)
     assert [step["step"] for step in found] == list(range(1, last + 1))
     for one, other in zip(found, expected, strict=True):
         for key in ("loss", "nll"):

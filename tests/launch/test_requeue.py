@@ -4,13 +4,14 @@ import io
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch import requeue
+from launch.failure import explain
 from launch.requeue import NOTHING_TO_DO, REQUEUE, JobEnd, decide
 from launch.run_history import read_requeues
 
@@ -73,9 +74,13 @@ def test_the_users_mistake_counts_before_the_crashes_that_it_brings_about() -> N
 
 
 def test_what_a_rank_says_of_another_is_no_cause() -> None:
-    echo = {"status": 1, "message": "RuntimeError: [pair.cc:553] Connection closed by peer [127.0.0.1]:31396."}
+    echo = asdict(
+        explain(RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:31396."))
+    )
     assert "a process died without a word" in decide(replace(CRASH, outcomes=[echo]), []).reason
     assert "RuntimeError: broken" in decide(replace(CRASH, outcomes=[echo, *CRASH.outcomes]), []).reason
+    own = asdict(explain(ConnectionResetError(104, "Connection reset by peer")))  # of a file server
+    assert "reset by peer" in decide(replace(CRASH, outcomes=[own]), []).reason
 
 
 def test_a_rank_without_memory_may_say_so_twice() -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from launch.run_history import Moment, last_saves, read_requeues, restarts
+from launch.run_history import Moment, causes, last_saves, read_requeues, restarts
 
 
 def start(event: str, step: int, time: float | None) -> dict[str, Any]:
@@ -30,6 +30,15 @@ def test_each_restart_has_its_reason() -> None:
         (60, "died without a word"),
     ]
     assert (found[0].host, found[0].world_size, found[0].slurm_job, found[0].time) == ("n1", 2, "7", 30.0)
+
+
+def test_who_only_lost_another_rank_counts_where_nobody_knows_more() -> None:
+    events = [start("started", 0, 10.0), {"event": "saved", "step": 5, "time": 12.0}, start("resumed", 5, 20.0)]
+    alone = {"time": 15.0, "rank": 0, "error": "closed by peer", "lost_peer": True}
+    echo = {"time": 24.0, "rank": 0, "error": "closed by peer", "lost_peer": True}
+    cause = {"time": 25.0, "rank": 1, "error": "OSError: no disk", "lost_peer": False}
+    assert causes([alone, echo, cause], events) == [alone, cause]
+    assert causes([alone, echo], events) == [alone, echo]
 
 
 def test_runs_from_before_starts_had_a_time_and_a_first_event_have_restarts_too() -> None:

@@ -19,7 +19,7 @@ QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 
 
 def script(name: str) -> str:
-    request = JobRequest(Path("/shared/runs/my run"), Path("/shared"), 4, "/shared/venv/bin/python")
+    request = JobRequest(Path("/shared/runs/my 100% run"), Path("/shared"), 4, "/shared/venv/bin/python")
     return render(request, load_profile(name))
 
 
@@ -83,6 +83,11 @@ def test_a_mistake_is_refused_with_the_sentence_of_train(
     assert main(["train", QUICKSTART, run, change]) == 2
     assert capsys.readouterr().err == told
     assert not (tmp_path / "run").exists()
+
+
+def test_a_path_that_slurm_could_not_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit(f"run.directory={tmp_path}/a\\b", "--profile", "local", "--dry-run") == 2
+    assert "no path with a backslash" in capsys.readouterr().err
 
 
 def test_the_processes_of_all_nodes_must_divide_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

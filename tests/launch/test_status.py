@@ -139,6 +139,21 @@ def test_a_failure_is_told_with_its_last_lines(run: Path) -> None:
     assert status.last_lines[-1] == "ValueError: a bad thing"
 
 
+def test_a_rank_that_only_lost_another_one_does_not_hide_the_cause(run: Path) -> None:
+    zero, one = (RunState(run, rank, 2, max_steps=100) for rank in (0, 1))
+    zero.training(0)
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error [n1]:7: Connection reset by peer")
+    zero.failed(42, lost)
+    status = read(run)
+    assert status.detail.endswith("Connection reset by peer")  # there is nothing better
+    assert len(status.failures) == 1
+    one.failed(42, OSError("no such disk"))
+    status = read(run)
+    assert (status.state, status.detail) == ("failed", "rank 1: OSError: no such disk")
+    assert [failure.text for failure in status.failures] == [f"rank 1 on {socket.gethostname()}: OSError: no such disk"]
+    assert status.last_lines[-1] == "OSError: no such disk"
+
+
 def test_the_newest_job_that_slurm_knows_speaks_for_the_run(run: Path) -> None:
     said = json.loads((run / "state.json").read_text())
     (run / "state.json").write_text(json.dumps(said | {"slurm_job": "8"}))

@@ -1,17 +1,17 @@
 #!/bin/bash
 # Written by `dragoman submit`. Code and configuration lie beside it.
-#SBATCH --job-name=my run
+#SBATCH '--job-name=my 100% run'
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
 #SBATCH --partition=main
 #SBATCH --chdir=/shared
-#SBATCH --output=/shared/runs/my run/slurm/job-%j.log
+#SBATCH '--output=/shared/runs/my 100%% run/slurm/job-%j.log'
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@30
 #SBATCH --export=NONE
 
-run='/shared/runs/my run'
+run='/shared/runs/my 100% run'
 python=/shared/venv/bin/python
 export PYTHONPATH="$run/slurm/code" PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
 export DRAGOMAN_OUTCOMES="$run/slurm/outcomes/$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"
@@ -47,7 +47,7 @@ trap '' USR1 TERM
 scontrol show job "$SLURM_JOB_ID" --oneliner | on_host end "$run" "$status" ${warned:+--warned} --max-crashes 10
 verdict=$?
 if [ "$verdict" -eq 85 ]; then
-  scontrol requeue "$SLURM_JOB_ID" && sleep 300  # it ends this script
-  exit 1
+  scontrol requeue "$SLURM_JOB_ID"
+  exit
 fi
 exit "$verdict"
