@@ -3,17 +3,18 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from launch.run_history import read_requeues
 from slurm.local_cluster import LocalCluster, missing, running, wait_for
 from tests.trainer.test_tracking import history
-from tests.trainer.test_training import Runs
+from tests.trainer.test_training import CONFIGURATION, Runs
 from trainer.checkpoint_names import list_checkpoints, step_of
 
 pytestmark = [
@@ -27,16 +28,35 @@ FOR_EVER = 1_000_000
 STEPS_ON_ONE_NODE = 20  # another number of processes rounds otherwise, and what it changes grows
 
 
+Recipe = dict[str, Any]
+
+
+def phrasebook() -> Recipe:
+    # A step takes long enough that SLURM acts before there are too many to repeat undisturbed.
+    return CONFIGURATION | {"data": CONFIGURATION["data"] | {"max_tokens": 512}}
+
+
+def multi30k() -> Recipe:
+    folder = os.environ.get("DRAGOMAN_DATA")
+    if folder is None:
+        pytest.skip("DRAGOMAN_DATA is not set: Multi30k was not trained on SLURM")
+    recipe: Recipe = yaml.safe_load((ROOT / "configs" / "multi30k_en_de.yaml").read_text())
+    for corpus in (*recipe["data"]["train"], *recipe["data"]["valid"]):
+        for side in ("source", "target"):
+            corpus[side] = str(Path(folder) / Path(corpus[side]).relative_to("data"))
+    recipe["evaluation"]["max_sentences"] = 8
+    return recipe | {"tracking": CONFIGURATION["tracking"]}
+
+
 class Runner:
     """One small run, submitted to the cluster as a user would."""
 
     name = "my 100% run"
 
-    def __init__(self, folder: Path, cluster: LocalCluster) -> None:
-        self.cluster, self.runs = cluster, Runs(folder)
+    def __init__(self, folder: Path, cluster: LocalCluster, recipe: Recipe) -> None:
+        self.cluster, self.runs = cluster, Runs(folder, recipe)
         self.run = folder / self.name
-        # A step takes long enough that SLURM acts before there are too many to repeat undisturbed.
-        self.changes = ["engine.kind=zero2", "checkpoint.every_steps=10", "data.max_tokens=512"]
+        self.changes = ["engine.kind=zero2", "engine.precision=fp32", "checkpoint.every_steps=10"]
 
     def submit(self, nodes: int, max_steps: int) -> str:
         """Gives the run to SLURM; the job's id."""
@@ -94,8 +114,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         yield started
 
 
-def test_a_run_that_meets_everything_ends_as_if_nothing_had_happened(tmp_path: Path, cluster: LocalCluster) -> None:
-    runner = Runner(tmp_path, cluster)
+@pytest.mark.parametrize("recipe", [phrasebook, multi30k])
+def test_a_run_that_meets_everything_ends_as_if_nothing_had_happened(
+    recipe: Callable[[], Recipe], tmp_path: Path, cluster: LocalCluster
+) -> None:
+    runner = Runner(tmp_path, cluster, recipe())
     job = runner.submit(2, FOR_EVER)
     runner.wait_for_more_steps(job)
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ STEPS = 20
 class Runs:
     """Starts runs of one small configuration in a folder; all share one tokenizer and one token store."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, configuration: Mapping[str, Any] | None = None):
         self.folder = folder
         self.config = folder / "config.yaml"
-        self.config.write_text(yaml.safe_dump(CONFIGURATION))
+        self.config.write_text(yaml.safe_dump(configuration or CONFIGURATION))
         self.environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         first = self.train("prepare_only", "run.max_steps=1")
         assert first.returncode == 0, first.stderr
