@@ -46,7 +46,8 @@ def start_facts(device: torch.device, world_size: int, num_parameters: int) -> d
 
 
 def _launcher() -> str:
-    """By what each launcher, and none before it in this list, leaves in the environment."""
+    """By what each launcher, and none before it in this list, leaves in the environment. `dragoman train` needs none
+    for a single process."""
     signs = {
         "DRAGOMAN_OUTCOMES": "dragoman submit",
         "DRAGOMAN_LAUNCH": "dragoman train",
@@ -54,7 +55,7 @@ def _launcher() -> str:
         "TORCHELASTIC_RUN_ID": "torchrun",
         "CROSS_SIZE": "deepspeed",
     }
-    return next((launcher for name, launcher in signs.items() if name in os.environ), "none")
+    return next((launcher for name, launcher in signs.items() if name in os.environ), "dragoman train")
 
 
 def _code() -> dict[str, Any]:

@@ -21,7 +21,7 @@ def test_what_a_start_ran_on_and_with() -> None:
     facts = start_facts(CPU, 4, 1000)
     assert (facts["world_size"], facts["num_parameters"], facts["device"]) == (4, 1000, "cpu")
     assert facts["versions"]["torch"] == torch.__version__
-    assert facts["launcher"] == "none"
+    assert facts["launcher"] == "dragoman train"
     assert json.loads(json.dumps(facts)) == facts
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.offline_wandb import history, wandb_records
 from trainer.background_tracker import BackgroundTracker, NoTracker
@@ -276,6 +277,32 @@ def test_what_a_kill_took_from_wandb_is_brought_again(tmp_path: Path) -> None:
     assert {path.stem for path in run.glob("wandb/offline-run-*/*.wandb")} == {
         f"run-{(run / 'wandb_id').read_text().strip()}"
     }
+
+
+@pytest.mark.slow
+def test_a_run_of_the_sweep_is_one_training_under_the_agents_id(tmp_path: Path) -> None:
+    """The command as `wandb agent` makes it, with its own functions; the server is left out."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    root = Path(__file__).parents[2]
+    sweep = yaml.safe_load((root / "configs" / "wandb" / "sweep.yaml").read_text())
+    chosen = {"optimizer.peak_lr": {"value": 0.0005}, "model.dropout": {"value": 0.2}}
+    chosen |= {"run.max_steps": {"value": 2}, "evaluation.max_sentences": {"value": 2}}
+    assert set(sweep["parameters"]) <= set(chosen)
+    arguments = create_sweep_command_args({"args": chosen})["args_no_hyphens"]
+    words = create_sweep_command(sweep["command"])
+    command = [word for given in words for word in (arguments if given == "${args_no_hyphens}" else [given])]
+    (tmp_path / "configs").symlink_to(root / "configs")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environ = {"PATH": path, "WANDB_RUN_ID": "abc123", "WANDB_SWEEP_ID": "sweep1", "WANDB_MODE": "offline"}
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | environ, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "sweep" / "abc123"
+    assert [path.stem for path in run.glob("wandb/offline-run-*/*.wandb")] == ["run-abc123"]
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["optimizer"]["peak_lr"], config["model"]["dropout"]) == (0.0005, 0.2)
+    assert f"valid/{config['data']['valid'][0]['name']}/nll" == sweep["metric"]["name"]
+    assert any(sweep["metric"]["name"] in row for row in history(run))
 
 
 TOLD = """
