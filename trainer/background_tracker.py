@@ -31,6 +31,21 @@ class NoTracker:
         pass
 
 
+class Trackers:
+    """Several as one."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self._trackers = trackers
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        for tracker in self._trackers:
+            tracker.log(record)
+
+    def close(self, verdict: Verdict) -> None:
+        for tracker in self._trackers:
+            tracker.close(verdict)
+
+
 class Sink(Protocol):
     """Where the tracker's thread brings records. Any method may be slow or raise; all but `abandon` run there."""
 
@@ -51,15 +66,22 @@ class Sink(Protocol):
 
 
 class BackgroundTracker:
-    """Brings records to a sink on a daemon thread and shields training from it.
+    """Brings records to a sink on a daemon thread and shields training from it. `name` is how the user is told of it.
 
     The thread ends after `max_errors` failed writes. `close` waits `close_seconds` for what is queued.
     """
 
     def __init__(
-        self, sink: Sink, notify: Notify, *, close_seconds: float = 30, queue_size: int = 1000, max_errors: int = 5
+        self,
+        sink: Sink,
+        notify: Notify,
+        *,
+        name: str = "W&B",
+        close_seconds: float = 30,
+        queue_size: int = 1000,
+        max_errors: int = 5,
     ) -> None:
-        self._sink = sink
+        self._sink, self._name = sink, name
         self._notify = notify
         self._close_seconds = close_seconds
         self._max_errors = max_errors
@@ -87,13 +109,16 @@ class BackgroundTracker:
         if self._thread.is_alive():
             self._leave_behind()
         if self._num_dropped:
-            self._notify(f"W&B missed {self._num_dropped} records that came too fast; metrics.jsonl has them all.")
+            self._notify(
+                f"{self._name} missed {self._num_dropped} records that came too fast; metrics.jsonl has them all."
+            )
+
+    def _tell(self, what: str) -> None:
+        self._notify(f"{self._name} {what}")
 
     def _leave_behind(self) -> None:
         self._abandoned = True
-        self._notify(
-            f"W&B did not finish within {self._close_seconds:g} s and is left behind; metrics.jsonl is complete."
-        )
+        self._tell(f"did not finish within {self._close_seconds:g} s and is left behind; metrics.jsonl is complete.")
         self._sink.abandon()
         # Lets the thread tidy up, so that nothing of wandb's waits or complains when the interpreter ends.
         self._thread.join(2)
@@ -106,7 +131,9 @@ class BackgroundTracker:
                 self._sink.confirm()
         except Exception as error:
             if not self._abandoned:
-                self._notify(f"W&B is off for the rest of this run ({first_line(error)}); metrics.jsonl goes on.")
+                self._notify(
+                    f"{self._name} is off for the rest of this run ({first_line(error)}); metrics.jsonl goes on."
+                )
         finally:
             with suppress(Exception):
                 self._sink.release()

@@ -97,9 +97,10 @@ class WandbConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """How often a step is reported (console, metrics.jsonl, W&B)."""
+    """How often a step is reported (console, metrics.jsonl, W&B), and whether RUN/tensorboard is written too."""
 
     every_steps: int = 50
+    tensorboard: bool = False
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from model.transformer import Transformer
 from trainer import checkpoint, memory
-from trainer.background_tracker import Verdict
+from trainer.background_tracker import BackgroundTracker, Trackers, Verdict
 from trainer.config import Config
 from trainer.console import Console, RunFacts
 from trainer.data.encoding import PairEncoder
@@ -36,7 +36,8 @@ from trainer.run_directory import metrics_path, owning, prepare
 from trainer.run_state import RunState, headline
 from trainer.signals import StopRequest
 from trainer.start_facts import start_facts
-from trainer.tracking import create_tracker
+from trainer.tensorboard import TensorBoardSink, require_tensorboard
+from trainer.tracking import create_wandb_tracker
 from trainer.watchdog import Watchdog, end_process
 
 
@@ -50,6 +51,8 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> str:
     check_world_size(config.data, world_size)
     device = choose_device(config.engine.device)
     check_launcher(config.engine, device.type)
+    if config.tracking.tensorboard:
+        require_tensorboard()
     processes = ProcessGroup(device, config.engine.timeout_minutes, required=config.engine.kind != "ddp")
     prepared = processes.while_the_others_wait(lambda: prepare(config))
     prepared = prepared or open_prepared(config.data, config.run.directory)
@@ -218,7 +221,10 @@ def _reporter(
         return Reporter(facts, console)
     # Before the tracker, which may bring what is kept of it out again.
     metrics = MetricsFile.open(metrics_path(directory), start_step)
-    tracker = create_tracker(directory, config.tracking.wandb, asdict(config), console.message)
+    tracker = create_wandb_tracker(directory, config.tracking.wandb, asdict(config), console.message)
+    if config.tracking.tensorboard:
+        sink = TensorBoardSink(directory, start_step)
+        tracker = Trackers(tracker, BackgroundTracker(sink, console.message, name="TensorBoard"))
     return Reporter(facts, console, metrics, tracker)
 
 

@@ -9,7 +9,6 @@ import os
 import secrets
 import shlex
 import signal
-import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,25 +17,24 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from trainer.background_tracker import BackgroundTracker, Notify, NoTracker, Tracker, Verdict, first_line
+from trainer.charts import X_AXES, chart_values
 from trainer.config import WandbConfig
 from trainer.metrics import read_metrics
 from trainer.run_directory import metrics_path
 
-X_AXES = ("step", "target_tokens")
 STARTS = ("started", "resumed")
 LEAST_FREE_BYTES = 64 * 1024  # what W&B may have in hand between two records
 # Events that somebody wants to hear of at once, and how much they matter to W&B.
 ALERTS = {"rolled back": "WARN", "save failed": "WARN", "failed": "ERROR", "ended": "INFO"}
 
 
-def create_tracker(
-    run_directory: Path, config: WandbConfig, run_config: Mapping[str, Any], notify: Notify | None = None
+def create_wandb_tracker(
+    run_directory: Path, config: WandbConfig, run_config: Mapping[str, Any], notify: Notify
 ) -> Tracker:
     """The tracker of rank 0. `run_config` is the resolved configuration, `notify` shows a line to the user."""
     mode = resolve_mode(config.mode)
     if mode == "disabled":
         return NoTracker()
-    notify = notify or _print_to_stderr
     sink = WandbSink(run_directory, config, run_config, online=mode == "online", notify=notify)
     return BackgroundTracker(sink, notify)
 
@@ -60,28 +58,6 @@ def _has_credentials() -> bool:
         with suppress(Exception):
             return netrc.netrc(Path(path).expanduser()).authenticators(host) is not None
     return False
-
-
-def _print_to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def chart_values(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a record under their names in W&B: `train/loss`, `valid/<name>/bleu`, `data/<corpus>/pairs`; the
-    x-axes stay bare. An event is a 1 at its step: `event/skipped`."""
-    if record["kind"] == "event":
-        return {"step": record["step"], f"event/{record['event'].replace(' ', '_')}": 1}
-    groups = {"train": "train", "valid": f"valid/{record.get('name')}"}
-    numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
-    group = groups[record["kind"]]
-    values = {key if key in X_AXES else f"{group}/{key}": value for key, value in numbers.items()}
-    return values | _flattened("data", record.get("data", {}))
-
-
-def _flattened(path: str, value: Any) -> dict[str, float]:
-    if isinstance(value, Mapping):
-        return {name: n for key, item in value.items() for name, n in _flattened(f"{path}/{key}", item).items()}
-    return {path: value}
 
 
 class WandbSink:

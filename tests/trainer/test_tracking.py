@@ -16,10 +16,11 @@ import yaml
 
 from tests.offline_wandb import history, wandb_records
 from trainer.background_tracker import BackgroundTracker, NoTracker
+from trainer.charts import chart_values
 from trainer.config import WandbConfig
 from trainer.metrics import read_metrics
 from trainer.run_directory import metrics_path
-from trainer.tracking import chart_values, create_tracker, resolve_mode
+from trainer.tracking import create_wandb_tracker, resolve_mode
 
 TRAIN = {"kind": "train", "step": 3, "target_tokens": 900, "loss": 2.5, "skipped": False, "note": "text"}
 VALID = {"kind": "valid", "step": 3, "name": "val", "bleu": 30.5, "nll": None}
@@ -160,7 +161,7 @@ def test_auto_is_online_only_with_a_key(no_credentials: Path, monkeypatch: pytes
 
 def test_disabled_starts_no_thread(tmp_path: Path) -> None:
     before = threading.active_count()
-    tracker = create_tracker(tmp_path, WandbConfig(mode="disabled"), {})
+    tracker = create_wandb_tracker(tmp_path, WandbConfig(mode="disabled"), {}, print)
     assert isinstance(tracker, NoTracker)
     assert threading.active_count() == before
     tracker.log(TRAIN)
