@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _SECONDS_TO_ANSWER = 5.0
+_ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY")
 _UNKNOWN = ("", "N/A", "None", "(null)", "Unknown", "INVALID")
 
 
@@ -19,6 +20,10 @@ class Job:
     nodes: str | None = None
     time_left: str | None = None
     start: str | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state.startswith(_ENDED)
 
 
 def find_jobs(ids: Iterable[str]) -> dict[str, Job]:

@@ -19,9 +19,9 @@ from launch.snapshot import take_snapshot
 from trainer import configuration, run_directory
 from trainer.config import Config
 from trainer.errors import UserError
+from trainer.run_state import read_state
 
 _SECONDS_TO_ANSWER = 60
-_ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY")
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def check(config: Config, submission: Submission) -> None:
     written = run_directory.config_path(directory)
     if run_directory.metrics_path(directory).exists() and written.exists():
         configuration.require_same_run(configuration.load(written), config)
+    _refuse_if_finished(directory, config.run.max_steps)
 
 
 def dry_run(config: Config, submission: Submission) -> Iterator[str]:
@@ -120,8 +121,8 @@ def submit(config: Config, submission: Submission) -> Iterator[str]:
         for _ in range(submission.chain):
             options = ["--parsable", *([f"--dependency=afterany:{after}"] if after else [])]
             after = _sbatch([*options, str(path)]).splitlines()[-1].split(";")[0]
-            told = f"{submission.nodes} nodes of {submission.profile.processes_per_node} processes, {code}"
-            record(directory, "submitted", f"submitted for {told}", after)
+            told = f"nodes: {submission.nodes}, processes on each: {submission.profile.processes_per_node}, {code}"
+            record(directory, "submitted", f"submitted, {told}", after)
             yield f"job {after}: {directory}, {told}; {path.with_name(f'job-{after}.log')}"
 
 
@@ -130,10 +131,19 @@ def _script(config: Config, submission: Submission) -> str:
     return render(JobRequest(here / config.run.directory, here, submission.nodes, sys.executable), submission.profile)
 
 
+def _refuse_if_finished(directory: Path, max_steps: int) -> None:
+    said = read_state(directory) or {}
+    if said.get("state") == "finished" and said["step"] >= max_steps:
+        raise UserError(
+            f"the run {directory} has finished after step {said['step']}: give it more `run.max_steps`, or name "
+            "another `run.directory`."
+        )
+
+
 def _refuse_if_queued(directory: Path) -> None:
     jobs = find_jobs(str(record.get("job")) for record in read_requeues(directory))
     for job in jobs.values():
-        if not job.state.startswith(_ENDED):
+        if not job.has_ended:
             raise UserError(
                 f"the run {directory} is already in the queue: job {job.id} is {job.state}; `scancel {job.id}` ends it."
             )

@@ -69,7 +69,9 @@ def _facts(status: RunStatus, now: float) -> Iterator[tuple[str, str]]:
         yield "processes", f"{status.world_size}, {status.engine or '?'}, rank 0 on {status.host}"
     if status.job:
         job = status.job
-        more = (job.reason, job.nodes, job.time_left and f"{job.time_left} left", job.start and f"start {job.start}")
+        more = [job.reason, job.nodes]
+        if not job.has_ended:
+            more += [job.time_left and f"{job.time_left} left", job.start and f"start {job.start}"]
         yield "SLURM", f"job {job.id} {job.state}{''.join(f', {part}' for part in more if part)}"
     yield "step", _step(status) + (f", {duration(status.eta_seconds)} to the end" if status.eta_seconds else "")
     if status.loss is not None and status.nll is not None:

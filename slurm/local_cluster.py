@@ -2,7 +2,8 @@
 
     python slurm/local_cluster.py start FOLDER    starts it; prints the variable that SLURM's commands need
     python slurm/local_cluster.py stop FOLDER     ends it with all its jobs
-    python slurm/local_cluster.py demo FOLDER     starts it, trains, preempts, shows status, waits for the end, stops it
+    python slurm/local_cluster.py demo FOLDER [key=value …]
+        starts it, trains with these settings, preempts, shows status, waits for the end, stops it
 
 Needs root and Debian's packages slurm-wlm and munge. Everything it writes lies in FOLDER, and its ports are free ones,
 so it is not in the way of another SLURM. The nodes n1 and n2 share this machine; the partition `high` preempts `main`.
@@ -15,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -212,20 +213,20 @@ def running(folder: Path) -> Iterator[LocalCluster]:
         cluster.stop()
 
 
-def demo(folder: Path) -> None:
+def demo(folder: Path, changes: Sequence[str] = ()) -> None:
     """Trains the quickstart recipe on both nodes, has another job preempt it, and waits for the end."""
-    run = ROOT / "runs" / "slurm_demo"
+    run, config = Path("runs/slurm_demo"), os.path.relpath(ROOT / "configs" / "quickstart.yaml")
     shutil.rmtree(run, ignore_errors=True)
     dragoman = [sys.executable, "-m", "launch"]
     with running(folder) as cluster:
 
         def do(*command: str) -> None:
             print(f"\n$ {' '.join(command).replace(' '.join(dragoman), 'dragoman')}", flush=True)
-            subprocess.run(command, env=cluster.environment, cwd=ROOT, check=True)
+            subprocess.run(command, env=cluster.environment, check=True)
 
         print(f"a SLURM of two nodes runs in {folder}; in another terminal: export SLURM_CONF={cluster.configuration}")
-        do(*dragoman, "submit", "configs/quickstart.yaml", *QUICKSTART, "--profile", "local", "--nodes", "2")
-        wait_for(lambda: (run / "checkpoints" / "step-00000050").exists(), 300, "the run never came to step 50")
+        do(*dragoman, "submit", config, *QUICKSTART, *changes, "--profile", "local", "--nodes", "2")
+        wait_for(lambda: list(run.glob("checkpoints/step-*")), 300, "the run never saved a checkpoint")
         do(*dragoman, "status", str(run))
         do("sbatch", "--partition=high", "--nodes=2", "--output=/dev/null", "--wrap=sleep 5")
         wait_for(lambda: '"requeue"' in _text(run / "restarts.jsonl"), 120, "the run was not preempted")
@@ -241,7 +242,7 @@ def _text(path: Path) -> str:
 
 
 def main() -> int:
-    if len(sys.argv) != 3 or sys.argv[1] not in ("start", "stop", "demo"):
+    if len(sys.argv) < 3 or sys.argv[1] not in ("start", "stop", "demo"):
         print(__doc__, file=sys.stderr)
         return 2
     word, cluster = sys.argv[1], LocalCluster(Path(sys.argv[2]))
@@ -254,7 +255,7 @@ def main() -> int:
     elif word == "stop":
         cluster.stop()
     else:
-        demo(cluster.folder)
+        demo(cluster.folder, sys.argv[3:])
     return 0
 
 

@@ -1,8 +1,11 @@
 """Runs on a real SLURM of two nodes: preempted, killed, out of time, cancelled, and on one node instead of two."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 import yaml
 
 from launch.run_history import read_requeues
-from slurm.local_cluster import LocalCluster, missing, running, wait_for
+from slurm.local_cluster import LocalCluster, missing, wait_for
 from tests.trainer.test_tracking import history
 from tests.trainer.test_training import CONFIGURATION, Runs
 from trainer.checkpoint_names import list_checkpoints, step_of
@@ -24,6 +27,7 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / "slurm" / "README.md"
 FOR_EVER = 1_000_000
 STEPS_ON_ONE_NODE = 20  # another number of processes rounds otherwise, and what it changes grows
 
@@ -108,10 +112,23 @@ class Runner:
         raise AssertionError(f"rank {rank} is not there")
 
 
+def local_cluster(word: str, folder: Path) -> str:
+    """What the command for a SLURM to try out says that slurm/README.md tells of."""
+    (line,) = re.findall(rf"^python (slurm/local_cluster.py {word}) /tmp/slurm$", README.read_text(), re.M)
+    command = [sys.executable, *line.split(), str(folder)]
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=120, check=True).stdout
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    with running(tmp_path_factory.mktemp("cluster")) as started:
+    folder = tmp_path_factory.mktemp("cluster")
+    started = LocalCluster(folder)
+    try:
+        told = local_cluster("start", folder)
+        assert told == f"export SLURM_CONF={started.configuration}\n"
         yield started
+    finally:
+        local_cluster("stop", folder)
 
 
 @pytest.mark.parametrize("recipe", [phrasebook, multi30k])
@@ -159,3 +176,19 @@ def test_a_run_that_meets_everything_ends_as_if_nothing_had_happened(
     assert len({(path.name.rpartition("-")[2]) for path in (runner.run / "wandb").glob("offline-run-*")}) == 1
     tracked = {int(float(record["step"])) for record in history(runner.run) if "step" in record}
     assert tracked >= set(range(1, last + 1))
+
+
+def test_the_demonstration(tmp_path: Path) -> None:
+    """`make slurm-demo`, shorter."""
+    told = subprocess.run(["make", "--dry-run", "slurm-demo"], cwd=ROOT, capture_output=True, text=True, check=True)
+    words = next(shlex.split(line) for line in told.stdout.splitlines() if "local_cluster.py" in line)
+    assert words[2] == "demo"
+    short = ["run.max_steps=24", "checkpoint.every_steps=8", "evaluation.max_sentences=4"]
+    command = [sys.executable, str(ROOT / words[1]), "demo", str(tmp_path / "cluster"), *short]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "stopped: SIGUSR1; it has been saved" in ended.stdout
+    assert "24 of 24" in ended.stdout
+    assert "finished" in ended.stdout.rpartition("$ ")[2]
+    assert not (tmp_path / "cluster").exists()

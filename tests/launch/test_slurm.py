@@ -11,6 +11,7 @@ import pytest
 from launch.cli import main
 from launch.job_script import JobRequest, render
 from launch.slurm_profile import PROFILES, VARIABLE, load_profile
+from trainer.run_state import RunState
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "job_scripts"
@@ -180,6 +181,20 @@ def test_a_chain_and_what_lies_beside_the_run(
     assert submit(*words) == 2
     assert "SLURM refuses the job: sbatch: error: invalid account." in capsys.readouterr().err
     assert os.access(run / "slurm" / "job.sh", os.R_OK)
+
+
+def test_a_finished_run_is_not_submitted_again_but_for_more_steps(
+    fake_slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    state = RunState(run, rank=0, world_size=1, max_steps=7)
+    state.training(0)
+    state.ended(7, "finished")
+    words = [f"run.directory={run}", "--profile", "local"]
+    assert submit(*words, "run.max_steps=7") == 2
+    assert "has finished after step 7: give it more `run.max_steps`" in capsys.readouterr().err
+    assert submit(*words, "run.max_steps=8") == 0
 
 
 def documented_submissions() -> list[list[str]]:
