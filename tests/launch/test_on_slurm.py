@@ -96,7 +96,7 @@ class Runner:
 
     def _wait(self, condition: Any, complaint: str) -> None:
         try:
-            wait_for(condition, 150, complaint)
+            wait_for(condition, 240, complaint)
         except TimeoutError as error:
             logs = "".join(path.read_text()[-4000:] for path in self.run.glob("slurm/job-*.log"))
             raise AssertionError(f"{error}\n{self.cluster.run('squeue')}\n{read_requeues(self.run)}\n{logs}") from error
