@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from trainer.config import Config
 from trainer.configuration import CONFIG_FILE, dump, load, require_same_run
@@ -22,9 +22,12 @@ from trainer.data.preparation.prepare import prepare as prepare_data
 from trainer.data.preparation.validation import VALIDATION_COPIES
 from trainer.data.tokenizer import TOKENIZER_FILES
 from trainer.errors import UserError
+from trainer.run_state import read_state
+from trainer.watchdog import SECONDS_BETWEEN_HEARTBEATS, read_heartbeats
 
 OWNER = "owner"
 _SECONDS_TO_LOCK = 1.0
+_SECONDS_OF_SILENCE = 600.0  # after which a rank is dead, however wrong the clocks are
 # What the user can mend about a folder; a full disk is told where it is noticed.
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG)
 
@@ -49,6 +52,7 @@ def prepare(config: Config, workers: int | None = None) -> Prepared:
 
     In `workers` processes (None: one for each core). Raises UserError where the directory belongs to another run, is in
     use or cannot be written, or where the corpora cannot be used; of a run that never came to be, nothing is then left.
+    A run whose ranks on other machines were alive a moment ago is watched for 25 s, for heartbeats.
     """
     check_sources([*config.data.train, *config.data.valid])
     directory = Path(config.run.directory)
@@ -56,6 +60,7 @@ def prepare(config: Config, workers: int | None = None) -> Prepared:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with owning(directory):
+            _refuse_if_trained_elsewhere(directory)
             try:
                 return _prepare(config, directory, workers)
             finally:
@@ -126,7 +131,8 @@ def owning(directory: str | Path) -> Iterator[None]:
     """Keeps every other training and preparation out of a run directory while this one lasts.
 
     The lock is the kernel's and ends with the process, however that ends. Raises UserError, which names the owner,
-    where another process holds it. A file system without locks is trusted.
+    where another process holds it. Some cluster file systems have no locks, or none that other machines see: that is
+    what heartbeats are looked at for, see `prepare`.
     """
     with (Path(directory) / OWNER).open("a+") as file:
         try:
@@ -137,12 +143,40 @@ def owning(directory: str | Path) -> Iterator[None]:
                 f"the run directory {directory} is in use by {file.read().strip()}: stop that training first, or name "
                 "another `run.directory`."
             ) from error
-        except OSError:  # some cluster file systems have no locks
+        except OSError:  # no locks
             pass
         file.truncate(0)
         file.write(f"{process_name(os.getpid(), socket.gethostname())}\n")
         file.flush()
         yield
+
+
+def _refuse_if_trained_elsewhere(directory: Path) -> None:
+    """Raises UserError where ranks on other machines go on beating, whose lock may not be seen from here.
+
+    Only a run that did not say that it ended is watched, for longer than it takes from one heartbeat to the next; what
+    counts is that they change, since clocks differ.
+    """
+    if (read_state(directory) or {}).get("state") != "training":
+        return
+    first = _beats_elsewhere(directory)
+    deadline = time.monotonic() + 2.5 * SECONDS_BETWEEN_HEARTBEATS
+    while first and time.monotonic() < deadline:
+        time.sleep(_SECONDS_TO_LOCK)
+        beating = [beat for rank, beat in _beats_elsewhere(directory).items() if beat != first.get(rank)]
+        if beating:
+            owner = process_name(beating[0].get("pid", 0), beating[0]["host"])
+            raise UserError(
+                f"the run directory {directory} is in use by {owner}: stop that training first, or name another "
+                "`run.directory`."
+            )
+
+
+def _beats_elsewhere(directory: Path) -> dict[int, dict[str, Any]]:
+    """The heartbeats of other machines that may be of a living training."""
+    oldest, here = time.time() - _SECONDS_OF_SILENCE, socket.gethostname()
+    beats = read_heartbeats(directory).items()
+    return {rank: beat for rank, beat in beats if beat.get("host", here) != here and beat["time"] > oldest}
 
 
 def process_name(pid: int, host: str) -> str:

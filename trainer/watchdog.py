@@ -26,7 +26,7 @@ from trainer.config import HangConfig
 HEARTBEATS = "heartbeats"
 GAVE_UP = 75  # the exit status of a process that hung: EX_TEMPFAIL of sysexits.h, "try again later"
 _SECONDS_BETWEEN_LOOKS = 1.0
-_SECONDS_BETWEEN_HEARTBEATS = 10.0
+SECONDS_BETWEEN_HEARTBEATS = 10.0
 _USUAL_OF = 50  # steps
 _SECONDS_FOR_A_FILE = 5.0
 _LOOKS_FOR_THE_OTHERS = 3
@@ -110,7 +110,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         look = time.monotonic()
-        next_heartbeat = look + _SECONDS_BETWEEN_HEARTBEATS
+        next_heartbeat = look + SECONDS_BETWEEN_HEARTBEATS
         while not self._closed.wait(_SECONDS_BETWEEN_LOOKS):
             now = time.monotonic()
             # A process that was suspended has not been silent meanwhile.
@@ -120,7 +120,7 @@ class Watchdog:
                 self._end(now - self._last)
                 return
             if now >= next_heartbeat:
-                next_heartbeat = now + _SECONDS_BETWEEN_HEARTBEATS
+                next_heartbeat = now + SECONDS_BETWEEN_HEARTBEATS
                 _without_waiting(self._write_heartbeat)
 
     def _write_heartbeat(self) -> None:

@@ -1,12 +1,16 @@
 """A run directory belongs to one configuration and, while it trains, to one process."""
 
+import json
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from trainer import configuration
+from trainer import configuration, run_directory
 from trainer.config import Config
 from trainer.errors import UserError
 from trainer.run_directory import owning, prepare
@@ -38,6 +42,39 @@ def test_one_after_the_other(tmp_path: Path) -> None:
     for _ in range(2):
         with owning(tmp_path):
             pass
+
+
+@pytest.fixture
+def trained_elsewhere(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A run that another machine trains, whose lock is not seen here; called, it makes a heartbeat."""
+    monkeypatch.setattr(run_directory, "SECONDS_BETWEEN_HEARTBEATS", 0.2)
+    monkeypatch.setattr(run_directory, "_SECONDS_TO_LOCK", 0.05)
+    run = corpus / "run"
+    (run / "heartbeats").mkdir(parents=True)
+    (run / "state.json").write_text(json.dumps({"state": "training"}))
+
+    def beat() -> None:
+        told = {"step": 3, "time": time.time(), "host": "node7", "pid": 123}
+        (run / "heartbeats" / "rank-00001.json").write_text(json.dumps(told))
+
+    beat()
+    return beat
+
+
+def test_a_training_whose_lock_is_not_seen_here_is_known_by_its_heartbeats(
+    corpus: Path, trained_elsewhere: Callable[[], None]
+) -> None:
+    timer = threading.Timer(0.2, trained_elsewhere)
+    timer.start()
+    with pytest.raises(UserError, match="in use by process 123 on node7"):
+        prepare(config_for(corpus), workers=1)
+    timer.join()
+
+
+def test_one_that_no_longer_beats_is_dead(corpus: Path, trained_elsewhere: Callable[[], None]) -> None:
+    start = time.monotonic()
+    prepare(config_for(corpus), workers=1)
+    assert time.monotonic() - start > 0.5, "it was not watched"
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from trainer.watchdog import Watchdog
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "_SECONDS_BETWEEN_LOOKS", 0.02)
-    monkeypatch.setattr(watchdog, "_SECONDS_BETWEEN_HEARTBEATS", 0.02)
+    monkeypatch.setattr(watchdog, "SECONDS_BETWEEN_HEARTBEATS", 0.02)
     monkeypatch.setattr(watchdog, "_SECONDS_FOR_A_FILE", 0.5)
 
 
