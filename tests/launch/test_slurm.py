@@ -149,12 +149,11 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Commands that answer as SLURM's do; what sbatch was asked is in the file `asked`."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    (folder / "sbatch").write_text(FAKE_SBATCH)
-    (folder / "sbatch").chmod(0o755)
+    for name, script in {"sbatch": FAKE_SBATCH, "squeue": "#!/bin/bash\n", "sacct": "#!/bin/bash\n"}.items():
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     monkeypatch.setenv("SLURM_CONF", "/nowhere")
-    (folder / "squeue").write_text("#!/bin/bash\n")
-    (folder / "squeue").chmod(0o755)
     return folder
 
 
