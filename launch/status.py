@@ -114,6 +114,7 @@ class RunReader:
             detail = f"rank {cause['rank']}: {cause['error']}"
         checkpoint, failed_save = last_saves(self._directory, events)
         ids = [number for number in self.job_ids if number in jobs]
+        steps = [train.get("step", 0), said.get("step", 0), *(beat["step"] for beat in beats.values())]
         return RunStatus(
             run=str(self._directory),
             state=state,
@@ -123,7 +124,7 @@ class RunReader:
             host=said.get("host"),
             world_size=said.get("world_size"),
             engine=next((event["engine"] for event in reversed(events) if "engine" in event), None),
-            step=max([train.get("step", 0), said.get("step", 0), *(beat["step"] for beat in beats.values())]),
+            step=max(*steps, checkpoint.step if checkpoint else 0),
             max_steps=said.get("max_steps"),
             loss=train.get("loss"),
             nll=train.get("nll"),

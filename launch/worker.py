@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,8 @@ def main() -> int:
     except BaseException as error:
         if isinstance(error, SystemExit):
             failure = Failure(error.code if isinstance(error.code, int) else DEFECT, "")
+        elif isinstance(error, BrokenPipeError):  # of a process of its own: nobody reads what a worker prints
+            failure = Failure(DEFECT, "".join(traceback.format_exception(error)).rstrip())
         else:
             failure = explain(error)
         if outcomes and not folder and failure.message:

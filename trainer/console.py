@@ -1,6 +1,7 @@
 """What a person sees of a run, on stderr: a progress bar in a terminal, one plain line a report in a log file."""
 
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -117,7 +118,7 @@ class Console:
         if best:
             lines.append(f"  best checkpoint  {best}")
         lines.append(f"  model            {facts.run_directory}")
-        lines.append(f"  next             dragoman translate {facts.run_directory} < text")
+        lines.append(f"  next             dragoman translate {shlex.quote(str(facts.run_directory))} < text")
         self.message("\n".join(lines))
 
     def _stop_bar(self) -> None:

@@ -76,6 +76,11 @@ def test_a_run_that_trains(run: Path) -> None:
     assert (status.troubled_ranks, status.failures, status.restarts) == ([], [], [])
 
 
+def test_a_checkpoint_is_newer_than_reports_and_heartbeats(run: Path) -> None:
+    (run / "checkpoints" / "step-00000050").mkdir(parents=True)
+    assert read(run).step == 50
+
+
 def test_a_run_that_nobody_owns_has_died_whatever_it_says_of_itself(run: Path) -> None:
     with RankLog(run, 1, 2) as log:
         log.keep("terminate called after throwing an instance of 'c10::Error'")

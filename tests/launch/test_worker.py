@@ -50,6 +50,20 @@ def test_the_first_failure_of_a_launch_stays(tmp_path: Path, monkeypatch: pytest
     assert "run.sede" in failure["message"]
 
 
+def test_a_pipe_that_breaks_is_told_to_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: list[str], folder: Path | None) -> None:
+        raise BrokenPipeError("of a process that tokenises")
+
+    monkeypatch.setattr(worker, "_train", fail)
+    monkeypatch.setenv(worker.OUTCOMES, str(tmp_path))
+    monkeypatch.delenv(LAUNCH_FOLDER, raising=False)
+    assert main() == 1
+    assert "of a process that tokenises" in capsys.readouterr().err
+    assert "of a process that tokenises" in json.loads((tmp_path / "rank-0.json").read_text())["message"]
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
