@@ -164,12 +164,13 @@ class WandbSink:
 
     def _look_at_the_disk(self) -> None:
         """W&B loses records on a full disk without a word, so what it says at the end is then not believed."""
-        if self._disk_was_full:
+        folder = self._directory / "wandb"
+        if self._disk_was_full or not folder.exists():  # W&B takes another one where it may not write
             return
-        disk = os.statvfs(self._directory / "wandb")
+        disk = os.statvfs(folder)
         if disk.f_bavail * disk.f_frsize < LEAST_FREE_BYTES:
             self._disk_was_full = True
-            self._notify(f"W&B: the disk of {self._directory / 'wandb'} is full; the next start brings all again.")
+            self._notify(f"W&B: the disk of {folder} is full; the next start brings all again.")
 
     def release(self) -> None:
         import wandb
