@@ -36,7 +36,7 @@ slurm-demo: install
 	$(BIN)/python slurm/local_cluster.py demo /tmp/dragoman-slurm
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .

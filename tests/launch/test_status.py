@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -233,6 +234,8 @@ def test_watching_goes_on_until_ctrl_c_and_ends_well(run: Path, command: list[st
         shown = subprocess.Popen(
             [sys.executable, "-m", "launch", command[0], str(run), *command[1:]],
             cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # A shell's background jobs ignore Ctrl-C, and so would what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         assert shown.stdout is not None
         first, second = shown.stdout.readline(), shown.stdout.readline()

@@ -1,0 +1,10 @@
+"""The order of the tests."""
+
+import pytest
+
+# Minutes each, on one worker. Begun last, one of them would go on while the other worker has nothing left to do.
+LONGEST = ("test_training.py", "test_on_slurm.py", "test_tracking.py", "test_chaos.py", "test_other_launchers.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
