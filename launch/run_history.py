@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint_names import list_checkpoints, step_of
+from trainer.run_state import STARTS
 
 RESTARTS = "restarts.jsonl"
-_STARTS = ("started", "resumed")
 _NO_REASON = "died without a word"
 
 Record = Mapping[str, Any]
@@ -52,7 +52,7 @@ def read_requeues(directory: Path) -> list[dict[str, Any]]:
 
 def causes(failures: Sequence[Record], events: Sequence[Record]) -> list[Record]:
     """The failures without those of ranks that only lost another one, where the same start has the cause as well."""
-    starts = [event.get("time") or 0.0 for event in events if event.get("event") in _STARTS]
+    starts = [event.get("time") or 0.0 for event in events if event.get("event") in STARTS]
 
     def start_of(failure: Record) -> int:
         return bisect(starts, failure.get("time", 0.0))
@@ -69,7 +69,7 @@ def restarts(events: Sequence[Record], failures: Sequence[Record], requeues: Seq
     for event in events:
         if event.get("event") == "ended":
             ended = str(event.get("detail"))
-        if event.get("event") not in _STARTS:
+        if event.get("event") not in STARTS:
             continue
         if before is not None or event["event"] == "resumed":
             span = (before.get("time") or 0.0 if before else 0.0, event.get("time") or inf)

@@ -1,12 +1,11 @@
 """A copy of the code beside a run, so that a job that starts again next week runs what was submitted."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
+from trainer.code_version import CHANGES_FILE, COMMIT_FILE, HOME, git
+
 PACKAGES = ("launch", "trainer", "model")
-HOME = Path(__file__).parents[1]
-_COMMIT, _CHANGES = "commit.txt", "uncommitted.diff"
 
 
 def take_snapshot(folder: Path) -> str:
@@ -18,24 +17,14 @@ def take_snapshot(folder: Path) -> str:
     shutil.rmtree(draft, ignore_errors=True)
     for package in PACKAGES:
         shutil.copytree(HOME / package, draft / package, ignore=shutil.ignore_patterns("__pycache__"))
-    commit = _git("rev-parse", "HEAD") if (HOME / ".git").exists() else None
-    changes = _git("diff", "HEAD") if commit else None
+    commit = git(HOME, "rev-parse", "HEAD") if (HOME / ".git").exists() else None
+    changes = git(HOME, "diff", "HEAD") if commit else None
     told = f"commit {commit.strip()[:12]}" if commit else "the installed packages"
     if commit:
-        (draft / _COMMIT).write_text(commit)
+        (draft / COMMIT_FILE).write_text(commit)
     if changes:
-        (draft / _CHANGES).write_text(changes)
+        (draft / CHANGES_FILE).write_text(changes)
         told += " with uncommitted changes"
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
     return told
-
-
-def _git(*words: str) -> str | None:
-    """What git says; None without git, or where it refuses."""
-    try:
-        return subprocess.run(
-            ["git", "-C", str(HOME), *words], capture_output=True, text=True, errors="replace", check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -109,9 +109,7 @@ class BackgroundTracker:
         if self._thread.is_alive():
             self._leave_behind()
         if self._num_dropped:
-            self._notify(
-                f"{self._name} missed {self._num_dropped} records that came too fast; metrics.jsonl has them all."
-            )
+            self._tell(f"missed {self._num_dropped} records that came too fast; metrics.jsonl has them all.")
 
     def _tell(self, what: str) -> None:
         self._notify(f"{self._name} {what}")
@@ -131,9 +129,7 @@ class BackgroundTracker:
                 self._sink.confirm()
         except Exception as error:
             if not self._abandoned:
-                self._notify(
-                    f"{self._name} is off for the rest of this run ({first_line(error)}); metrics.jsonl goes on."
-                )
+                self._tell(f"is off for the rest of this run ({first_line(error)}); metrics.jsonl goes on.")
         finally:
             with suppress(Exception):
                 self._sink.release()

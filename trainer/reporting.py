@@ -37,15 +37,14 @@ class Reporter:
         self._record("valid", {**record, "best": best})
         self._console.valid(record, samples, best)
 
-    def event(self, step: int, event: str, detail: str) -> None:
-        """Something a user must be able to find later: a checkpoint, a skipped step, a failed save."""
-        self._event(step, event, {"detail": detail})
+    def event(self, step: int, event: str, detail: str, **more: Any) -> None:
+        """Something a user must be able to find later, such as a skipped step. `more` is only recorded."""
+        self._event(step, event, {"detail": detail, **more})
         self._console.message(f"step {step}: {event}: {detail}")
 
     def saved(self, step: int, path: Path, best: bool) -> None:
         """A checkpoint is published; `best` says that none had a better score."""
-        self._event(step, "saved", {"detail": str(path), "best": best})
-        self._console.message(f"step {step}: saved: {path}")
+        self.event(step, "saved", str(path), best=best)
 
     def failed(self, step: int, reason: str) -> None:
         """Training ends here; whoever started it is told by other ways."""

@@ -27,6 +27,7 @@ from trainer.watchdog import SECONDS_BETWEEN_HEARTBEATS, read_heartbeats
 
 OWNER = "owner"
 _SECONDS_TO_LOCK = 1.0
+_SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_OF_SILENCE = 600.0  # after which a rank is dead, however wrong the clocks are
 # What the user can mend about a folder; a full disk is told where it is noticed.
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG)
@@ -139,10 +140,7 @@ def owning(directory: str | Path) -> Iterator[None]:
             _lock(file)
         except BlockingIOError as error:
             file.seek(0)
-            raise UserError(
-                f"the run directory {directory} is in use by {file.read().strip()}: stop that training first, or name "
-                "another `run.directory`."
-            ) from error
+            raise _in_use(directory, file.read().strip()) from error
         except OSError:  # no locks
             pass
         file.truncate(0)
@@ -162,14 +160,10 @@ def _refuse_if_trained_elsewhere(directory: Path) -> None:
     first = _beats_elsewhere(directory)
     deadline = time.monotonic() + 2.5 * SECONDS_BETWEEN_HEARTBEATS
     while first and time.monotonic() < deadline:
-        time.sleep(_SECONDS_TO_LOCK)
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
         beating = [beat for rank, beat in _beats_elsewhere(directory).items() if beat != first.get(rank)]
         if beating:
-            owner = process_name(beating[0].get("pid", 0), beating[0]["host"])
-            raise UserError(
-                f"the run directory {directory} is in use by {owner}: stop that training first, or name another "
-                "`run.directory`."
-            )
+            raise _in_use(directory, process_name(beating[0].get("pid", 0), beating[0]["host"]))
 
 
 def _beats_elsewhere(directory: Path) -> dict[int, dict[str, Any]]:
@@ -177,6 +171,13 @@ def _beats_elsewhere(directory: Path) -> dict[int, dict[str, Any]]:
     oldest, here = time.time() - _SECONDS_OF_SILENCE, socket.gethostname()
     beats = read_heartbeats(directory).items()
     return {rank: beat for rank, beat in beats if beat.get("host", here) != here and beat["time"] > oldest}
+
+
+def _in_use(directory: str | Path, owner: str) -> UserError:
+    return UserError(
+        f"the run directory {directory} is in use by {owner}: stop that training first, or name another "
+        "`run.directory`."
+    )
 
 
 def process_name(pid: int, host: str) -> str:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from trainer.errors import lost_peer
 
 STATE, FAILURES = "state.json", "failures.jsonl"
+STARTS = ("started", "resumed")  # the events that begin a start
 
 State = Literal["training", "finished", "stopped", "failed"]
 

@@ -5,16 +5,14 @@ import os
 import platform
 import re
 import socket
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-HOME = Path(__file__).parents[1]
-# Beside the packages in the copy that `dragoman submit` makes of the code, see `launch.snapshot`.
-_COMMIT, _CHANGES = "commit.txt", "uncommitted.diff"
+from trainer.code_version import CHANGES_FILE, COMMIT_FILE, HOME, git
+
 _PACKAGES = ("dragoman", "torch", "accelerate", "deepspeed", "sentencepiece", "sacrebleu", "wandb")
 _SLURM = {
     "job": "SLURM_JOB_ID",
@@ -60,17 +58,14 @@ def _launcher() -> str:
 
 def _code() -> dict[str, Any]:
     """The commit of the packages, and whether they differ from it."""
-    if (HOME / _COMMIT).exists():
-        return {"commit": (HOME / _COMMIT).read_text().strip(), "changed": (HOME / _CHANGES).exists()}
+    if (HOME / COMMIT_FILE).exists():
+        return {"commit": (HOME / COMMIT_FILE).read_text().strip(), "changed": (HOME / CHANGES_FILE).exists()}
     if (HOME / ".git").exists():
-        with suppress(OSError, subprocess.SubprocessError):
-            return {"commit": _git("rev-parse", "HEAD").strip(), "changed": bool(_git("diff", "HEAD", "--stat"))}
+        commit = git(HOME, "rev-parse", "HEAD", seconds=_SECONDS_FOR_GIT)
+        changes = git(HOME, "diff", "HEAD", "--stat", seconds=_SECONDS_FOR_GIT)
+        if commit is not None and changes is not None:
+            return {"commit": commit.strip(), "changed": bool(changes)}
     return {}
-
-
-def _git(*words: str) -> str:
-    command = ["git", "-C", str(HOME), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_SECONDS_FOR_GIT).stdout
 
 
 def _versions() -> dict[str, str]:

@@ -21,8 +21,8 @@ from trainer.charts import X_AXES, chart_values
 from trainer.config import WandbConfig
 from trainer.metrics import read_metrics
 from trainer.run_directory import metrics_path
+from trainer.run_state import STARTS
 
-STARTS = ("started", "resumed")
 LEAST_FREE_BYTES = 64 * 1024  # what W&B may have in hand between two records
 # Events that somebody wants to hear of at once, and how much they matter to W&B.
 ALERTS = {"rolled back": "WARN", "save failed": "WARN", "failed": "ERROR", "ended": "INFO"}

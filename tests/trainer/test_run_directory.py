@@ -48,7 +48,7 @@ def test_one_after_the_other(tmp_path: Path) -> None:
 def trained_elsewhere(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A run that another machine trains, whose lock is not seen here; called, it makes a heartbeat."""
     monkeypatch.setattr(run_directory, "SECONDS_BETWEEN_HEARTBEATS", 0.2)
-    monkeypatch.setattr(run_directory, "_SECONDS_TO_LOCK", 0.05)
+    monkeypatch.setattr(run_directory, "_SECONDS_BETWEEN_LOOKS", 0.05)
     run = corpus / "run"
     (run / "heartbeats").mkdir(parents=True)
     (run / "state.json").write_text(json.dumps({"state": "training"}))

@@ -1,0 +1,19 @@
+"""Which code runs: the commit of a clone, or of the copy that `dragoman submit` makes of it."""
+
+import subprocess
+from pathlib import Path
+
+HOME = Path(__file__).parents[1]  # the folder that holds the packages
+# Beside the packages in such a copy.
+COMMIT_FILE, CHANGES_FILE = "commit.txt", "uncommitted.diff"
+
+
+def git(folder: Path, *words: str, seconds: float | None = None) -> str | None:
+    """What git says in `folder`; None without git, or where it refuses or takes longer than `seconds`."""
+    command = ["git", "-C", str(folder), *words]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=True, timeout=seconds
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
