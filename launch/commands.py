@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from launch.failure import Failure, explain
-from trainer.config import Config
+from trainer.configuration.sections import Config
 from trainer.errors import OutOfMemory, UserError
 
 
 def config(options: Namespace) -> int:
     """Prints the resolved configuration."""
-    from trainer import configuration
+    from trainer.configuration import reading as configuration
 
     print(configuration.dump(configuration.load(options.config, options.changes)), end="")
     return 0
@@ -25,7 +25,8 @@ def config(options: Namespace) -> int:
 def train(options: Namespace) -> int:
     """Checks everything that can be checked beforehand, then trains here or in several processes."""
     from launch import local
-    from trainer import configuration, run_directory
+    from trainer import run_directory
+    from trainer.configuration import reading as configuration
 
     config = configuration.load(options.config, options.changes)
     gpus = 0 if config.engine.device == "cpu" else local.visible_gpus()
@@ -85,7 +86,8 @@ def submit(options: Namespace) -> int:
 def prepare(options: Namespace) -> int:
     """Writes tokenizers and stores and says what is in them."""
     from launch.preparation import report
-    from trainer import configuration, run_directory
+    from trainer import run_directory
+    from trainer.configuration import reading as configuration
     from trainer.data.preparation.prepare import verify
 
     config = configuration.load(options.config, options.changes)
@@ -98,7 +100,8 @@ def prepare(options: Namespace) -> int:
 
 def data(options: Namespace) -> int:
     """Prepares what is missing, then shows what a run will read."""
-    from trainer import configuration, run_directory
+    from trainer import run_directory
+    from trainer.configuration import reading as configuration
 
     config = configuration.load(options.config, options.changes)
     prepared = run_directory.prepare(config)

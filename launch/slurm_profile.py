@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainer.configuration import load_settings
+from trainer.configuration.reading import load_settings
 from trainer.errors import UserError
 
 VARIABLE = "DRAGOMAN_SLURM_PROFILE"

@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def _train(arguments: list[str], folder: Path | None) -> None:
-    from trainer import configuration
+    from trainer.configuration import reading as configuration
 
     # `deepspeed` adds --local_rank to every command line; the environment has it too.
     arguments = [argument for argument in arguments if not argument.startswith("--local_rank=")]

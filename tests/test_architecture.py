@@ -47,11 +47,11 @@ def within(name: str, package: str) -> bool:
     [
         ("model", ("trainer", "launch")),
         ("trainer", ("launch",)),
-        ("trainer.data", ("trainer.engine", "trainer.config", "launch")),
+        ("trainer.data", ("trainer.engine", "trainer.configuration.sections", "launch")),
         ("trainer.data.corpora", ("trainer.data.preparation", "trainer.data.feeding", "trainer.data.inspection")),
         ("trainer.data.preparation", ("trainer.data.feeding", "trainer.data.inspection", "torch")),
         ("trainer.data.feeding", ("trainer.data.corpora", "trainer.data.preparation", "trainer.data.inspection")),
-        ("trainer.engine", ("trainer.data", "trainer.config", "launch")),
+        ("trainer.engine", ("trainer.data", "trainer.configuration.sections", "launch")),
     ],
 )
 def test_imports_go_downward(package: str, forbidden: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ import torch
 from model.config import ModelConfig
 from model.transformer import Transformer
 from trainer import checkpoint
-from trainer.config import Config, EvaluationConfig, RunConfig, TrackingConfig, WandbConfig
+from trainer.configuration.sections import Config, EvaluationConfig, RunConfig, TrackingConfig, WandbConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.feeding.budget import Budget
 from trainer.data.feeding.packing import MicroBatch, pack

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch.cli import build_parser
-from trainer.configuration import load
+from trainer.configuration.reading import load
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "slurm" / "README.md", *sorted((ROOT / "configs").glob("*.yaml"))]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model.transformer import Transformer
-from trainer.configuration import load
+from trainer.configuration.reading import load
 from trainer.data.corpora import phrasebook
 from trainer.metrics import read_metrics
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trainer import configuration
 from trainer.checkpoint import best_first, list_checkpoints, read_weights, verify
-from trainer.configuration import CONFIG_FILE
+from trainer.configuration import reading as configuration
+from trainer.configuration.reading import CONFIG_FILE
 from trainer.data.tokenizer import TokenizerPair
 from trainer.errors import UserError
 from trainer.model_directory import build_model, put_weights, refuse_existing, save_model_directory

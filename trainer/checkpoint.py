@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from trainer.checkpoint_names import CHECKPOINTS, list_checkpoints, name_of, step_of
-from trainer.config import CheckpointConfig
+from trainer.configuration.sections import CheckpointConfig
 from trainer.errors import UserError
 from trainer.fragments import STATE_DIRECTORY, FragmentFiles, is_fragment_file
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from model.transformer import Transformer
-from trainer.config import EvaluationConfig
+from trainer.configuration.sections import EvaluationConfig
 from trainer.data.config import DataConfig
 from trainer.data.feeding.feed import Share
 from trainer.data.feeding.validation_batches import validation_batches

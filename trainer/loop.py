@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from trainer.config import Config
+from trainer.configuration.sections import Config
 from trainer.console import Sample, perplexity
 from trainer.data.feeding.feed import TrainingData, merge_states
 from trainer.data.feeding.packing import MicroBatch

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from trainer.config import Config
+from trainer.configuration.sections import Config
 from trainer.data.feeding.packing import MicroBatch
 from trainer.engine.base import Engine, LossFunction
 from trainer.errors import OutOfMemory, UserError

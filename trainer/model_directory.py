@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.transformer import Transformer
-from trainer import configuration
 from trainer.checkpoint import (
     CHECKPOINTS,
     MANIFEST,
@@ -26,8 +25,9 @@ from trainer.checkpoint import (
     read_weights,
     verify,
 )
-from trainer.config import Config
-from trainer.configuration import CONFIG_FILE
+from trainer.configuration import reading as configuration
+from trainer.configuration.reading import CONFIG_FILE
+from trainer.configuration.sections import Config
 from trainer.data.tokenizer import TokenizerPair
 from trainer.errors import UserError
 

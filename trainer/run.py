@@ -13,7 +13,7 @@ import torch
 from model.transformer import Transformer
 from trainer import checkpoint, memory
 from trainer.background_tracker import BackgroundTracker, Trackers, Verdict
-from trainer.config import Config
+from trainer.configuration.sections import Config
 from trainer.console import Console, RunFacts
 from trainer.data.encoding import PairEncoder
 from trainer.data.feeding.feed import Share, TrainingData, check_world_size

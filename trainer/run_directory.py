@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from trainer.config import Config
-from trainer.configuration import CONFIG_FILE, dump, load, require_same_run
+from trainer.configuration.reading import CONFIG_FILE, dump, load, require_same_run
+from trainer.configuration.sections import Config
 from trainer.data.corpora.sources import check_sources
 from trainer.data.preparation.prepare import TRAINED_TOKENIZERS, Prepared
 from trainer.data.preparation.prepare import prepare as prepare_data

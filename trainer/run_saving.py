@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trainer.config import Config
+from trainer.configuration.sections import Config
 from trainer.engine.base import Engine
 from trainer.errors import UserError
 from trainer.reporting import Reporter

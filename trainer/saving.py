@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from safetensors import SafetensorError
 
 from trainer import checkpoint
-from trainer.config import CheckpointConfig
+from trainer.configuration.sections import CheckpointConfig
 from trainer.engine.base import Engine
 from trainer.fragments import STATE_DIRECTORY, HostCopy
 

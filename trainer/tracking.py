@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from trainer.background_tracker import BackgroundTracker, Notify, NoTracker, Tracker, Verdict, first_line
 from trainer.charts import X_AXES, chart_values
-from trainer.config import WandbConfig
+from trainer.configuration.sections import WandbConfig
 from trainer.metrics import read_metrics
 from trainer.run_directory import metrics_path
 from trainer.run_state import STARTS

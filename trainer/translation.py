@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from model.search import SearchableModel, SearchConfig, search
-from trainer.config import EvaluationConfig
+from trainer.configuration.sections import EvaluationConfig
 from trainer.data.tokenizer import TokenizerPair
 from trainer.errors import UserError
 from trainer.model_directory import load

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from trainer.config import HangConfig
+from trainer.configuration.sections import HangConfig
 
 HEARTBEATS = "heartbeats"
 GAVE_UP = 75  # the exit status of a process that hung: EX_TEMPFAIL of sysexits.h, "try again later"

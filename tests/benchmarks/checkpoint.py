@@ -21,7 +21,7 @@ import torch
 from model.config import PRESETS, ModelConfig
 from model.transformer import Transformer
 from trainer import checkpoint
-from trainer.config import CheckpointConfig
+from trainer.configuration.sections import CheckpointConfig
 from trainer.engine import create_engine
 from trainer.engine.base import Engine, Fragment
 from trainer.engine.config import EngineConfig, OptimizerConfig

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from model.config import PRESETS, ModelConfig
-from trainer.config import Config, RunConfig
+from trainer.configuration.sections import Config, RunConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.feeding.feed import Share, TrainingData
 from trainer.data.preparation.prepare import Prepared, prepare

@@ -11,8 +11,8 @@ import torch
 
 from model.config import ModelConfig
 from model.transformer import Transformer
-from trainer import configuration
-from trainer.config import CheckpointConfig, Config, RunConfig
+from trainer.configuration import reading as configuration
+from trainer.configuration.sections import CheckpointConfig, Config, RunConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.tokenizer import TokenizerPair, train_tokenizer
 from trainer.engine.base import Fragment

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer import checkpoint
-from trainer.config import CheckpointConfig
+from trainer.configuration.sections import CheckpointConfig
 from trainer.engine.base import Fragment
 from trainer.errors import UserError
 from trainer.fragments import FragmentFiles, HostCopy

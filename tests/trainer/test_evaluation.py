@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.transformer import Transformer
 from tests.trainer.conftest import TinyRun, sentences
-from trainer.config import EvaluationConfig
+from trainer.configuration.sections import EvaluationConfig
 from trainer.data.feeding.feed import Share
 from trainer.data.feeding.validation_batches import validation_batches
 from trainer.data.preparation.validation import ValidationSet

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from trainer import checkpoint
-from trainer.config import BadStepsConfig, CheckpointConfig, Config, EvaluationConfig, RunConfig, TrackingConfig
+from trainer.configuration.sections import (
+    BadStepsConfig,
+    CheckpointConfig,
+    Config,
+    EvaluationConfig,
+    RunConfig,
+    TrackingConfig,
+)
 from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.sentences import Side
 from trainer.data.tokenizer import SpecialIds

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.config import Config, RunConfig
+from trainer.configuration.sections import Config, RunConfig
 from trainer.data.config import DataConfig
 from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.sentences import Side

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer import configuration, run_directory
-from trainer.config import Config
+from trainer import run_directory
+from trainer.configuration import reading as configuration
+from trainer.configuration.sections import Config
 from trainer.errors import UserError
 from trainer.run_directory import owning, prepare
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.trainer.test_loop import FakeEngine, FakeReporter, make_loop
 from trainer import checkpoint, run_saving
-from trainer.config import CheckpointConfig, Config, RunConfig
+from trainer.configuration.sections import CheckpointConfig, Config, RunConfig
 from trainer.run_saving import RunSaving
 
 

@@ -17,7 +17,7 @@ import yaml
 from tests.offline_wandb import history, wandb_records
 from trainer.background_tracker import BackgroundTracker, NoTracker
 from trainer.charts import chart_values
-from trainer.config import WandbConfig
+from trainer.configuration.sections import WandbConfig
 from trainer.metrics import read_metrics
 from trainer.run_directory import metrics_path
 from trainer.tracking import create_wandb_tracker, resolve_mode
@@ -175,7 +175,7 @@ PROGRAM = """
 import json, sys, time
 from pathlib import Path
 from trainer.background_tracker import BackgroundTracker
-from trainer.config import WandbConfig
+from trainer.configuration.sections import WandbConfig
 from trainer.tracking import WandbSink
 
 def note(**values):

@@ -12,7 +12,7 @@ import pytest
 from model.search import SearchConfig
 from tests.trainer.conftest import TinyRun, sentences
 from trainer import translation
-from trainer.config import EvaluationConfig
+from trainer.configuration.sections import EvaluationConfig
 from trainer.errors import UserError
 from trainer.translation import (
     FIRST_CHUNK,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trainer import watchdog
-from trainer.config import HangConfig
+from trainer.configuration.sections import HangConfig
 from trainer.watchdog import Watchdog
 
 

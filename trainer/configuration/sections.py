@@ -106,7 +106,7 @@ class TrackingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run, whole. Read and validated by `trainer.configuration`."""
+    """One run, whole. Read and validated by `trainer.configuration.reading`."""
 
     run: RunConfig
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from model.config import PRESETS
-from trainer.config import Config
-from trainer.configuration import CHANGEABLE, differences, dump, known_settings, load, require_same_run
+from trainer.configuration.reading import CHANGEABLE, differences, dump, known_settings, load, require_same_run
+from trainer.configuration.sections import Config
 from trainer.errors import UserError
 
 SMALLEST = """

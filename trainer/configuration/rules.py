@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from trainer.config import Config
+from trainer.configuration.sections import Config
 from trainer.data.config import CorpusConfig
 from trainer.data.corpora.sources import corpus_name
 from trainer.errors import UserError

@@ -1,7 +1,7 @@
 """From a YAML file and the command line to a `Config`, and back. The only file that knows YAML and pydantic.
 
 Everything is checked here, before any process starts: settings that do not exist, values of the wrong type, and the
-rules of `trainer.rules`. Each mistake is one `UserError`.
+rules of `trainer.configuration.rules`. Each mistake is one `UserError`.
 """
 
 import difflib
@@ -17,9 +17,9 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from model.config import PRESETS
-from trainer.config import Config
+from trainer.configuration.rules import check_rules, settings
+from trainer.configuration.sections import Config
 from trainer.errors import UserError
-from trainer.rules import check_rules, settings
 
 T = TypeVar("T")
 

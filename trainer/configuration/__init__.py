@@ -1,0 +1,1 @@
+"""What a run is told to do: sections of settings, reading them, the rules between them. Without torch."""
