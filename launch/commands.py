@@ -25,8 +25,8 @@ def config(options: Namespace) -> int:
 def train(options: Namespace) -> int:
     """Checks everything that can be checked beforehand, then trains here or in several processes."""
     from launch import local
-    from trainer import run_directory
     from trainer.configuration import reading as configuration
+    from trainer.run_directory import ownership as run_directory
 
     config = configuration.load(options.config, options.changes)
     gpus = 0 if config.engine.device == "cpu" else local.visible_gpus()
@@ -86,9 +86,9 @@ def submit(options: Namespace) -> int:
 def prepare(options: Namespace) -> int:
     """Writes tokenizers and stores and says what is in them."""
     from launch.preparation import report
-    from trainer import run_directory
     from trainer.configuration import reading as configuration
     from trainer.data.preparation.prepare import verify
+    from trainer.run_directory import ownership as run_directory
 
     config = configuration.load(options.config, options.changes)
     prepared = run_directory.prepare(config, options.workers)
@@ -100,8 +100,8 @@ def prepare(options: Namespace) -> int:
 
 def data(options: Namespace) -> int:
     """Prepares what is missing, then shows what a run will read."""
-    from trainer import run_directory
     from trainer.configuration import reading as configuration
+    from trainer.run_directory import ownership as run_directory
 
     config = configuration.load(options.config, options.changes)
     prepared = run_directory.prepare(config)

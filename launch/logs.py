@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from trainer.errors import UserError
-from trainer.rank_log import LOGS, last_lines, log_path
+from trainer.run_directory.rank_log import LOGS, last_lines, log_path
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from launch.run_history import RESTARTS, causes, read_requeues
 from trainer.checkpoint_names import list_checkpoints, step_of
-from trainer.run_state import read_failures, read_state
+from trainer.run_directory.state import read_failures, read_state
 
 REQUEUE, NOTHING_TO_DO = 85, 86
 USER_ERROR = 2

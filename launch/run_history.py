@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint_names import list_checkpoints, step_of
-from trainer.run_state import STARTS
+from trainer.run_directory.state import STARTS
 
 RESTARTS = "restarts.jsonl"
 _NO_REASON = "died without a word"

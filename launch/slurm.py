@@ -16,11 +16,11 @@ from launch.requeue import record
 from launch.run_history import read_requeues
 from launch.slurm_profile import Profile
 from launch.snapshot import take_snapshot
-from trainer import run_directory
 from trainer.configuration import reading as configuration
 from trainer.configuration.sections import Config
 from trainer.errors import UserError
-from trainer.run_state import read_state
+from trainer.run_directory import ownership as run_directory
+from trainer.run_directory.state import read_state
 
 _SECONDS_TO_ANSWER = 60
 

@@ -11,10 +11,10 @@ from launch.job_queue import Job, find_jobs
 from launch.run_history import Moment, Record, Restart, causes, last_saves, read_requeues, restarts, told_failures
 from trainer.errors import UserError
 from trainer.metrics_digest import MetricsDigest
-from trainer.rank_log import last_lines
-from trainer.run_directory import OWNER, config_path, find_owner, metrics_path, process_name
-from trainer.run_state import read_failures, read_state
-from trainer.watchdog import read_heartbeats
+from trainer.run_directory.ownership import OWNER, config_path, find_owner, metrics_path, process_name
+from trainer.run_directory.rank_log import last_lines
+from trainer.run_directory.state import read_failures, read_state
+from trainer.run_directory.watchdog import read_heartbeats
 
 # A heartbeat comes every 10 s. So much older, the process is gone, or its file system is.
 _SECONDS_TO_BE_SILENT = 60.0

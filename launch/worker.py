@@ -86,7 +86,7 @@ def _train(arguments: list[str], folder: Path | None) -> None:
 
 
 def _give_up(folder: Path, message: str) -> None:
-    from trainer.watchdog import GAVE_UP
+    from trainer.run_directory.watchdog import GAVE_UP
 
     try:
         _leave(folder, Failure(GAVE_UP, message))
@@ -95,7 +95,7 @@ def _give_up(folder: Path, message: str) -> None:
 
 
 def _give_up_in_a_job(outcomes: Path, message: str) -> None:
-    from trainer.watchdog import GAVE_UP, end_process
+    from trainer.run_directory.watchdog import GAVE_UP, end_process
 
     # The disk may be what hangs.
     writing = threading.Thread(target=_keep_outcome, args=(outcomes, Failure(GAVE_UP, message)), daemon=True)

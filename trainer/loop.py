@@ -24,11 +24,11 @@ from trainer.loss_watch import LossWatch
 from trainer.memory import in_parts, rehearse
 from trainer.metrics import StepMeter, count_cells
 from trainer.reporting import Reporter
+from trainer.run_directory.watchdog import Watchdog
 from trainer.run_saving import RunSaving
 from trainer.schedule import learning_rate
 from trainer.signals import StopRequest
 from trainer.throughput import peak_flops, step_flops
-from trainer.watchdog import Watchdog
 
 FINISHED, EARLY_STOP = "finished", "stopped early"
 

@@ -30,15 +30,15 @@ from trainer.evaluation import Evaluator
 from trainer.loop import Collaborators, Loop, Progress
 from trainer.metrics import MetricsFile
 from trainer.model_directory import build_model
-from trainer.rank_log import RankLog
 from trainer.reporting import Reporter
-from trainer.run_directory import metrics_path, owning, prepare
-from trainer.run_state import RunState, headline
+from trainer.run_directory.ownership import metrics_path, owning, prepare
+from trainer.run_directory.rank_log import RankLog
+from trainer.run_directory.state import RunState, headline
+from trainer.run_directory.watchdog import Watchdog, end_process
 from trainer.signals import StopRequest
 from trainer.start_facts import start_facts
 from trainer.tensorboard import TensorBoardSink, require_tensorboard
 from trainer.tracking import create_wandb_tracker
-from trainer.watchdog import Watchdog, end_process
 
 
 def train(config: Config, give_up: Callable[[str], None] = end_process) -> str:

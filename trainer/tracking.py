@@ -20,8 +20,8 @@ from trainer.background_tracker import BackgroundTracker, Notify, NoTracker, Tra
 from trainer.charts import X_AXES, chart_values
 from trainer.configuration.sections import WandbConfig
 from trainer.metrics import read_metrics
-from trainer.run_directory import metrics_path
-from trainer.run_state import STARTS
+from trainer.run_directory.ownership import metrics_path
+from trainer.run_directory.state import STARTS
 
 LEAST_FREE_BYTES = 64 * 1024  # what W&B may have in hand between two records
 # Events that somebody wants to hear of at once, and how much they matter to W&B.

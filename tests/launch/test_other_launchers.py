@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.test_training import Runs
-from trainer.watchdog import read_heartbeats
+from trainer.run_directory.watchdog import read_heartbeats
 
 pytestmark = pytest.mark.slow
 

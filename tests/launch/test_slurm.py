@@ -11,7 +11,7 @@ import pytest
 from launch.cli import main
 from launch.job_script import JobRequest, render
 from launch.slurm_profile import PROFILES, VARIABLE, load_profile
-from trainer.run_state import RunState
+from trainer.run_directory.state import RunState
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "job_scripts"

@@ -18,15 +18,15 @@ from launch.job_queue import Job
 from launch.status import RunReader, RunStatus, find_runs
 from trainer.errors import UserError
 from trainer.metrics import MetricsFile
-from trainer.rank_log import RankLog
-from trainer.run_directory import owning
-from trainer.run_state import RunState
+from trainer.run_directory.ownership import owning
+from trainer.run_directory.rank_log import RankLog
+from trainer.run_directory.state import RunState
 
 TRAIN = {"kind": "train", "step": 40, "loss": 3.25, "nll": 3.0, "tokens_per_second": 1234.5, "eta_seconds": 600.0}
 VALID = {"kind": "valid", "name": "news", "nll": 3.5, "bleu": 20.0}
 LOOK = """
 import sys
-from trainer.run_directory import find_owner
+from trainer.run_directory.ownership import find_owner
 print(flush=True)
 while True:
     find_owner(sys.argv[1])

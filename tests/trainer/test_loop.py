@@ -26,8 +26,8 @@ from trainer.errors import UserError
 from trainer.evaluation import CutShort
 from trainer.fragments import HostCopy
 from trainer.loop import Collaborators, Loop, Progress
+from trainer.run_directory.watchdog import Watchdog
 from trainer.signals import StopRequest
-from trainer.watchdog import Watchdog
 
 SENTENCE = Side(np.array([5, 6, 7, 3]), np.array([4]))
 BATCH = MicroBatch(pack(SENTENCE, SENTENCE, SpecialIds(0, 0, 2)), 3, 0, 1, (np.zeros(1, int), np.zeros(1, int)))

@@ -19,7 +19,7 @@ from trainer.background_tracker import BackgroundTracker, NoTracker
 from trainer.charts import chart_values
 from trainer.configuration.sections import WandbConfig
 from trainer.metrics import read_metrics
-from trainer.run_directory import metrics_path
+from trainer.run_directory.ownership import metrics_path
 from trainer.tracking import create_wandb_tracker, resolve_mode
 
 TRAIN = {"kind": "train", "step": 3, "target_tokens": 900, "loss": 2.5, "skipped": False, "note": "text"}
@@ -244,7 +244,7 @@ def test_an_offline_run_holds_every_record_and_goes_on_under_its_id(tmp_path: Pa
 RECORD = """
 import os, signal
 from trainer.metrics import MetricsFile
-from trainer.run_directory import metrics_path
+from trainer.run_directory.ownership import metrics_path
 metrics = MetricsFile(metrics_path(run))
 def record(step):
     line = {"kind": "train", "step": step, "target_tokens": 30 * step, "loss": step / 2}

@@ -19,8 +19,8 @@ from launch.status import RunReader
 from trainer.checkpoint import MANIFEST
 from trainer.checkpoint_names import list_checkpoints, step_of
 from trainer.metrics import read_metrics
-from trainer.rank_log import log_path
-from trainer.run_state import read_state
+from trainer.run_directory.rank_log import log_path
+from trainer.run_directory.state import read_state
 
 pytestmark = pytest.mark.slow
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from trainer import run_directory
 from trainer.configuration import reading as configuration
 from trainer.configuration.sections import Config
 from trainer.errors import UserError
-from trainer.run_directory import owning, prepare
+from trainer.run_directory import ownership as run_directory
+from trainer.run_directory.ownership import owning, prepare
 
 HOLD = """
 import sys, time
-from trainer.run_directory import owning
+from trainer.run_directory.ownership import owning
 with owning(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

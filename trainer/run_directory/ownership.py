@@ -22,8 +22,8 @@ from trainer.data.preparation.prepare import prepare as prepare_data
 from trainer.data.preparation.validation import VALIDATION_COPIES
 from trainer.data.tokenizer import TOKENIZER_FILES
 from trainer.errors import UserError
-from trainer.run_state import read_state
-from trainer.watchdog import SECONDS_BETWEEN_HEARTBEATS, read_heartbeats
+from trainer.run_directory.state import read_state
+from trainer.run_directory.watchdog import SECONDS_BETWEEN_HEARTBEATS, read_heartbeats
 
 OWNER = "owner"
 _SECONDS_TO_LOCK = 1.0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.run_state import FAILURES, STATE, RunState, read_failures, read_state
+from trainer.run_directory.state import FAILURES, STATE, RunState, read_failures, read_state
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import UserError
-from trainer.rank_log import RankLog, last_lines, log_path
+from trainer.run_directory.rank_log import RankLog, last_lines, log_path
 
 SPEAKER = """
 import os, sys
 from pathlib import Path
-from trainer.rank_log import RankLog
+from trainer.run_directory.rank_log import RankLog
 print("before", flush=True)
 with RankLog(Path(sys.argv[1]), int(sys.argv[2]), 4) as log:
     print("by Python", file=sys.stderr)

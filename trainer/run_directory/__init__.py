@@ -1,0 +1,1 @@
+"""The files of a run directory, and whose they are. Without torch."""
