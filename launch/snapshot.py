@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from trainer.code_version import CHANGES_FILE, COMMIT_FILE, HOME, git
+from trainer.reporting.code_version import CHANGES_FILE, COMMIT_FILE, HOME, git
 
 PACKAGES = ("launch", "trainer", "model")
 

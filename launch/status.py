@@ -10,7 +10,7 @@ from typing import Any
 from launch.job_queue import Job, find_jobs
 from launch.run_history import Moment, Record, Restart, causes, last_saves, read_requeues, restarts, told_failures
 from trainer.errors import UserError
-from trainer.metrics_digest import MetricsDigest
+from trainer.reporting.digest import MetricsDigest
 from trainer.run_directory.ownership import OWNER, config_path, find_owner, metrics_path, process_name
 from trainer.run_directory.rank_log import last_lines
 from trainer.run_directory.state import read_failures, read_state

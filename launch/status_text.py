@@ -14,8 +14,8 @@ from rich.text import Text
 
 from launch.run_history import Moment, Restart
 from launch.status import RunReader, RunStatus, Score, find_runs, read_all
-from trainer.console import duration, perplexity
 from trainer.data.printable import printable
+from trainer.reporting.console import duration, perplexity
 
 _WIDE = 200  # columns of a table that goes into a file
 _NUM_RESTARTS = 5

@@ -20,7 +20,7 @@ from trainer.engine.base import FRAGMENT_KINDS, Engine
 from trainer.engine.config import EngineConfig, OptimizerConfig
 from trainer.fragments import HostCopy
 from trainer.loop import training_loss
-from trainer.metrics import read_metrics
+from trainer.reporting.metrics_file import read_metrics
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,7 +13,7 @@ import torch
 from model.transformer import Transformer
 from trainer.configuration.reading import load
 from trainer.data.corpora import phrasebook
-from trainer.metrics import read_metrics
+from trainer.reporting.metrics_file import read_metrics
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 WMT = [path for path in RECIPES if path.name.startswith("wmt14")]

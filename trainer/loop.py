@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from trainer.configuration.sections import Config
-from trainer.console import Sample, perplexity
 from trainer.data.feeding.feed import TrainingData, merge_states
 from trainer.data.feeding.packing import MicroBatch
 from trainer.engine.base import Engine, LossFunction, LossSums, StepResult
@@ -22,13 +21,14 @@ from trainer.errors import UserError
 from trainer.evaluation import CutShort, Evaluator
 from trainer.loss_watch import LossWatch
 from trainer.memory import in_parts, rehearse
-from trainer.metrics import StepMeter, count_cells
-from trainer.reporting import Reporter
+from trainer.reporting.console import Sample, perplexity
+from trainer.reporting.metrics_file import StepMeter, count_cells
+from trainer.reporting.model_flops import peak_flops, step_flops
+from trainer.reporting.reporter import Reporter
 from trainer.run_directory.watchdog import Watchdog
 from trainer.run_saving import RunSaving
 from trainer.schedule import learning_rate
 from trainer.signals import StopRequest
-from trainer.throughput import peak_flops, step_flops
 
 FINISHED, EARLY_STOP = "finished", "stopped early"
 

@@ -12,9 +12,7 @@ import torch
 
 from model.transformer import Transformer
 from trainer import checkpoint, memory
-from trainer.background_tracker import BackgroundTracker, Trackers, Verdict
 from trainer.configuration.sections import Config
-from trainer.console import Console, RunFacts
 from trainer.data.encoding import PairEncoder
 from trainer.data.feeding.feed import Share, TrainingData, check_world_size
 from trainer.data.preparation.prepare import Prepared, open_prepared, store_directory
@@ -28,17 +26,19 @@ from trainer.engine.process_group import ProcessGroup, choose_device, rank_and_w
 from trainer.errors import OutOfMemory, UserError
 from trainer.evaluation import Evaluator
 from trainer.loop import Collaborators, Loop, Progress
-from trainer.metrics import MetricsFile
 from trainer.model_directory import build_model
-from trainer.reporting import Reporter
+from trainer.reporting.background_tracker import BackgroundTracker, Trackers, Verdict
+from trainer.reporting.console import Console, RunFacts
+from trainer.reporting.metrics_file import MetricsFile
+from trainer.reporting.reporter import Reporter
+from trainer.reporting.start_facts import start_facts
+from trainer.reporting.tensorboard_sink import TensorBoardSink, require_tensorboard
+from trainer.reporting.wandb_sink import create_wandb_tracker
 from trainer.run_directory.ownership import metrics_path, owning, prepare
 from trainer.run_directory.rank_log import RankLog
 from trainer.run_directory.state import RunState, headline
 from trainer.run_directory.watchdog import Watchdog, end_process
 from trainer.signals import StopRequest
-from trainer.start_facts import start_facts
-from trainer.tensorboard import TensorBoardSink, require_tensorboard
-from trainer.tracking import create_wandb_tracker
 
 
 def train(config: Config, give_up: Callable[[str], None] = end_process) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from trainer.configuration.sections import Config
 from trainer.engine.base import Engine
 from trainer.errors import UserError
-from trainer.reporting import Reporter
+from trainer.reporting.reporter import Reporter
 from trainer.saving import Saved, SaveFailed, Saver
 
 

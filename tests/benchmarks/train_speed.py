@@ -35,9 +35,9 @@ from trainer.engine import create_engine
 from trainer.engine.base import Engine
 from trainer.engine.config import EngineConfig, OptimizerConfig
 from trainer.loop import training_loss
+from trainer.reporting.model_flops import peak_flops, step_flops
 from trainer.run import initial_model, training_data
 from trainer.schedule import learning_rate
-from trainer.throughput import peak_flops, step_flops
 
 
 def configuration(arguments: argparse.Namespace, directory: str) -> Config:

@@ -12,7 +12,7 @@ import yaml
 
 from launch.cli import main
 from trainer.engine.accelerate_engine import AccelerateEngine
-from trainer.metrics import read_metrics
+from trainer.reporting.metrics_file import read_metrics
 
 CONFIGURATION: dict[str, Any] = {
     "run": {"max_steps": 8},

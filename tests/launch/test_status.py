@@ -17,7 +17,7 @@ from launch.cli import main
 from launch.job_queue import Job
 from launch.status import RunReader, RunStatus, find_runs
 from trainer.errors import UserError
-from trainer.metrics import MetricsFile
+from trainer.reporting.metrics_file import MetricsFile
 from trainer.run_directory.ownership import owning
 from trainer.run_directory.rank_log import RankLog
 from trainer.run_directory.state import RunState

@@ -12,7 +12,7 @@ import yaml
 
 from trainer.checkpoint import list_checkpoints, read_document, verify
 from trainer.checkpoint_names import step_of
-from trainer.metrics import read_metrics
+from trainer.reporting.metrics_file import read_metrics
 
 pytestmark = pytest.mark.slow
 

@@ -44,7 +44,7 @@ def tokenizer_paths(directory: str | Path) -> list[Path]:
 
 
 def metrics_path(directory: str | Path) -> Path:
-    """The record of a run, see `trainer.metrics`."""
+    """The record of a run, see `trainer.reporting.metrics_file`."""
     return Path(directory) / "metrics.jsonl"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.console import Console, RunFacts, Sample, duration
+from trainer.reporting.console import Console, RunFacts, Sample, duration
 
 FACTS = RunFacts(
     run_directory=Path("runs/small"),

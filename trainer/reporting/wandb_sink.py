@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from trainer.background_tracker import BackgroundTracker, Notify, NoTracker, Tracker, Verdict, first_line
-from trainer.charts import X_AXES, chart_values
 from trainer.configuration.sections import WandbConfig
-from trainer.metrics import read_metrics
+from trainer.reporting.background_tracker import BackgroundTracker, Notify, NoTracker, Tracker, Verdict, first_line
+from trainer.reporting.charts import X_AXES, chart_values
+from trainer.reporting.metrics_file import read_metrics
 from trainer.run_directory.ownership import metrics_path
 from trainer.run_directory.state import STARTS
 

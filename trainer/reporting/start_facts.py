@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from trainer.code_version import CHANGES_FILE, COMMIT_FILE, HOME, git
+from trainer.reporting.code_version import CHANGES_FILE, COMMIT_FILE, HOME, git
 
 _PACKAGES = ("dragoman", "torch", "accelerate", "deepspeed", "sentencepiece", "sacrebleu", "wandb")
 _SLURM = {

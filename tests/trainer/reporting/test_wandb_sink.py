@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 from tests.offline_wandb import history, wandb_records
-from trainer.background_tracker import BackgroundTracker, NoTracker
-from trainer.charts import chart_values
 from trainer.configuration.sections import WandbConfig
-from trainer.metrics import read_metrics
+from trainer.reporting.background_tracker import BackgroundTracker, NoTracker
+from trainer.reporting.charts import chart_values
+from trainer.reporting.metrics_file import read_metrics
+from trainer.reporting.wandb_sink import create_wandb_tracker, resolve_mode
 from trainer.run_directory.ownership import metrics_path
-from trainer.tracking import create_wandb_tracker, resolve_mode
 
 TRAIN = {"kind": "train", "step": 3, "target_tokens": 900, "loss": 2.5, "skipped": False, "note": "text"}
 VALID = {"kind": "valid", "step": 3, "name": "val", "bleu": 30.5, "nll": None}
@@ -174,9 +174,9 @@ def test_disabled_starts_no_thread(tmp_path: Path) -> None:
 PROGRAM = """
 import json, sys, time
 from pathlib import Path
-from trainer.background_tracker import BackgroundTracker
+from trainer.reporting.background_tracker import BackgroundTracker
 from trainer.configuration.sections import WandbConfig
-from trainer.tracking import WandbSink
+from trainer.reporting.wandb_sink import WandbSink
 
 def note(**values):
     print(json.dumps(values), flush=True)
@@ -243,7 +243,7 @@ def test_an_offline_run_holds_every_record_and_goes_on_under_its_id(tmp_path: Pa
 # As the loop does it: a line in metrics.jsonl, then the same record to the tracker.
 RECORD = """
 import os, signal
-from trainer.metrics import MetricsFile
+from trainer.reporting.metrics_file import MetricsFile
 from trainer.run_directory.ownership import metrics_path
 metrics = MetricsFile(metrics_path(run))
 def record(step):
@@ -307,7 +307,7 @@ def test_a_run_of_the_sweep_is_one_training_under_the_agents_id(tmp_path: Path) 
 
 
 TOLD = """
-from trainer.console import Sample
+from trainer.reporting.console import Sample
 checkpoint = run / "checkpoints" / "step-00000004"
 checkpoint.mkdir(parents=True)
 (checkpoint / "large").write_bytes(b"x" * 100_000)

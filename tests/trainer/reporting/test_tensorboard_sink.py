@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from trainer import tensorboard
-from trainer.background_tracker import BackgroundTracker, NoTracker, Trackers
 from trainer.errors import UserError
-from trainer.tensorboard import TensorBoardSink, require_tensorboard
+from trainer.reporting import tensorboard_sink as tensorboard
+from trainer.reporting.background_tracker import BackgroundTracker, NoTracker, Trackers
+from trainer.reporting.tensorboard_sink import TensorBoardSink, require_tensorboard
 
 SAMPLE = {"source": "Ja.", "hypothesis": "Yes.", "reference": "Yes.", "chrf": 100.0}
 

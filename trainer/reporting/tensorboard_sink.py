@@ -5,9 +5,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from trainer.background_tracker import Verdict
-from trainer.charts import X_AXES, chart_values
 from trainer.errors import UserError
+from trainer.reporting.background_tracker import Verdict
+from trainer.reporting.charts import X_AXES, chart_values
 
 
 def require_tensorboard() -> None:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.background_tracker import NoTracker, Tracker, Verdict
-from trainer.console import Console, RunFacts, Sample
-from trainer.metrics import MetricsFile
+from trainer.reporting.background_tracker import NoTracker, Tracker, Verdict
+from trainer.reporting.console import Console, RunFacts, Sample
+from trainer.reporting.metrics_file import MetricsFile
 
 
 class Reporter:
@@ -20,7 +20,7 @@ class Reporter:
         self._metrics, self._tracker = metrics, tracker or NoTracker()
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """`facts` are those of this start, see `trainer.start_facts`."""
+        """`facts` are those of this start, see `trainer.reporting.start_facts`."""
         self._console.start(self._facts)
         name = "resumed" if self._facts.start_step else "started"
         self._event(self._facts.start_step, name, {**facts, "engine": self._facts.engine})

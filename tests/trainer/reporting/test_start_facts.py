@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import start_facts as module
-from trainer.start_facts import start_facts
+from trainer.reporting import start_facts as module
+from trainer.reporting.start_facts import start_facts
 
 CPU = torch.device("cpu")
 

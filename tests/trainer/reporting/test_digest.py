@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from trainer.metrics import MetricsFile
-from trainer.metrics_digest import MetricsDigest
+from trainer.reporting.digest import MetricsDigest
+from trainer.reporting.metrics_file import MetricsFile
 
 STARTED = {"kind": "event", "step": 0, "event": "started"}
 

@@ -15,7 +15,7 @@ from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.sentences import Side
 from trainer.data.tokenizer import SpecialIds
 from trainer.errors import UserError
-from trainer.metrics import MetricsFile, StepMeter, count_cells, read_metrics
+from trainer.reporting.metrics_file import MetricsFile, StepMeter, count_cells, read_metrics
 
 
 def write(path: Path, *records: dict, resume_step: int = 0) -> None:
@@ -79,7 +79,7 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path, torn: bytes) -> None:
 def test_a_killed_writer_loses_no_finished_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     program = (
-        "import os, signal; from pathlib import Path; from trainer.metrics import MetricsFile\n"
+        "import os, signal; from pathlib import Path; from trainer.reporting.metrics_file import MetricsFile\n"
         f"file = MetricsFile.open(Path({str(path)!r}), 0)\n"
         "for step in range(100): file.write({'kind': 'train', 'step': step})\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -1,0 +1,1 @@
+"""What a run reports: metrics.jsonl, the console, W&B and TensorBoard."""
