@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launch.run_history import RESTARTS, causes, read_requeues
-from trainer.checkpoint_names import list_checkpoints, step_of
+from trainer.checkpoints.names import list_checkpoints, step_of
 from trainer.run_directory.state import read_failures, read_state
 
 REQUEUE, NOTHING_TO_DO = 85, 86

@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint_names import list_checkpoints, step_of
+from trainer.checkpoints.names import list_checkpoints, step_of
 from trainer.run_directory.state import STARTS
 
 RESTARTS = "restarts.jsonl"

@@ -8,7 +8,8 @@ import torch
 
 from model.config import ModelConfig
 from model.transformer import Transformer
-from trainer import checkpoint
+from trainer.checkpoints import directory as checkpoint
+from trainer.checkpoints.state_files import HostCopy
 from trainer.configuration.sections import Config, EvaluationConfig, RunConfig, TrackingConfig, WandbConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.feeding.budget import Budget
@@ -18,7 +19,6 @@ from trainer.data.tokenizer import SpecialIds
 from trainer.engine import create_engine
 from trainer.engine.base import FRAGMENT_KINDS, Engine
 from trainer.engine.config import EngineConfig, OptimizerConfig
-from trainer.fragments import HostCopy
 from trainer.loop import training_loss
 from trainer.reporting.metrics_file import read_metrics
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trainer.checkpoint import best_first, list_checkpoints, read_weights, verify
+from trainer.checkpoints.directory import best_first, list_checkpoints, read_weights, verify
 from trainer.configuration import reading as configuration
 from trainer.configuration.reading import CONFIG_FILE
 from trainer.data.tokenizer import TokenizerPair

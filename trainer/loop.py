@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from trainer.checkpoints.policy import RunSaving
 from trainer.configuration.sections import Config
 from trainer.data.feeding.feed import TrainingData, merge_states
 from trainer.data.feeding.packing import MicroBatch
@@ -26,7 +27,6 @@ from trainer.reporting.metrics_file import StepMeter, count_cells
 from trainer.reporting.model_flops import peak_flops, step_flops
 from trainer.reporting.reporter import Reporter
 from trainer.run_directory.watchdog import Watchdog
-from trainer.run_saving import RunSaving
 from trainer.schedule import learning_rate
 from trainer.signals import StopRequest
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.transformer import Transformer
-from trainer.checkpoint import (
+from trainer.checkpoints.directory import (
     CHECKPOINTS,
     MANIFEST,
     best_first,

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from model.transformer import Transformer
-from trainer import checkpoint, memory
+from trainer import memory
+from trainer.checkpoints import directory as checkpoint
 from trainer.configuration.sections import Config
 from trainer.data.encoding import PairEncoder
 from trainer.data.feeding.feed import Share, TrainingData, check_world_size

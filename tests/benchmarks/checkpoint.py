@@ -20,12 +20,12 @@ import torch
 
 from model.config import PRESETS, ModelConfig
 from model.transformer import Transformer
-from trainer import checkpoint
+from trainer.checkpoints import directory as checkpoint
+from trainer.checkpoints.saver import Saver
 from trainer.configuration.sections import CheckpointConfig
 from trainer.engine import create_engine
 from trainer.engine.base import Engine, Fragment
 from trainer.engine.config import EngineConfig, OptimizerConfig
-from trainer.saving import Saver
 
 VOCAB_SIZE = 37_000
 BYTES_PER_PARAMETER = 12  # fp32 weight and two fp32 moments

@@ -18,7 +18,7 @@ from launch.run_history import read_requeues
 from slurm.local_cluster import LocalCluster, missing, wait_for
 from tests.offline_wandb import history
 from tests.trainer.test_training import CONFIGURATION, Runs
-from trainer.checkpoint_names import list_checkpoints, step_of
+from trainer.checkpoints.names import list_checkpoints, step_of
 
 pytestmark = [
     pytest.mark.slow,

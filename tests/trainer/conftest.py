@@ -11,13 +11,13 @@ import torch
 
 from model.config import ModelConfig
 from model.transformer import Transformer
+from trainer.checkpoints.saver import Saver
 from trainer.configuration import reading as configuration
 from trainer.configuration.sections import CheckpointConfig, Config, RunConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.tokenizer import TokenizerPair, train_tokenizer
 from trainer.engine.base import Fragment
 from trainer.model_directory import build_model
-from trainer.saving import Saver
 
 WORDS = ["".join(random.Random(n).choices("aeioubdfglmnrst", k=5)) for n in range(60)]
 

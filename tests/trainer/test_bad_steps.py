@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from trainer.checkpoint import list_checkpoints, read_document, verify
-from trainer.checkpoint_names import step_of
+from trainer.checkpoints.directory import list_checkpoints, read_document, verify
+from trainer.checkpoints.names import step_of
 from trainer.reporting.metrics_file import read_metrics
 
 pytestmark = pytest.mark.slow

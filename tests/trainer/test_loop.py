@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer import checkpoint
+from trainer.checkpoints import directory as checkpoint
+from trainer.checkpoints.state_files import HostCopy
 from trainer.configuration.sections import (
     BadStepsConfig,
     CheckpointConfig,
@@ -24,7 +25,6 @@ from trainer.data.tokenizer import SpecialIds
 from trainer.engine.base import Fragment, StepResult
 from trainer.errors import UserError
 from trainer.evaluation import CutShort
-from trainer.fragments import HostCopy
 from trainer.loop import Collaborators, Loop, Progress
 from trainer.run_directory.watchdog import Watchdog
 from trainer.signals import StopRequest

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from launch.status import RunReader
-from trainer.checkpoint import MANIFEST
-from trainer.checkpoint_names import list_checkpoints, step_of
+from trainer.checkpoints.directory import MANIFEST
+from trainer.checkpoints.names import list_checkpoints, step_of
 from trainer.reporting.metrics_file import read_metrics
 from trainer.run_directory.rank_log import log_path
 from trainer.run_directory.state import read_state

@@ -18,10 +18,10 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer.checkpoint_names import CHECKPOINTS, list_checkpoints, name_of, step_of
+from trainer.checkpoints.names import CHECKPOINTS, list_checkpoints, name_of, step_of
+from trainer.checkpoints.state_files import STATE_DIRECTORY, FragmentFiles, is_fragment_file
 from trainer.configuration.sections import CheckpointConfig
 from trainer.errors import UserError
-from trainer.fragments import STATE_DIRECTORY, FragmentFiles, is_fragment_file
 
 MANIFEST = "manifest.json"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)?")

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer import checkpoint
+from trainer.checkpoints import directory as checkpoint
+from trainer.checkpoints.saver import SaveFailed, Saver
+from trainer.checkpoints.state_files import FragmentFiles, HostCopy
 from trainer.configuration.sections import CheckpointConfig
 from trainer.engine.base import Fragment
 from trainer.errors import UserError
-from trainer.fragments import FragmentFiles, HostCopy
-from trainer.saving import SaveFailed, Saver
 
 KEEP_ALL = CheckpointConfig(keep_last=99)
 SIZES = {"a.weight": 10, "b.bias": 3}

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from tests.trainer.test_loop import FakeEngine, FakeReporter, make_loop
-from trainer import checkpoint, run_saving
+from trainer.checkpoints import directory as checkpoint
+from trainer.checkpoints import policy as run_saving
+from trainer.checkpoints.policy import RunSaving
 from trainer.configuration.sections import CheckpointConfig, Config, RunConfig
-from trainer.run_saving import RunSaving
 
 
 class Clock:

@@ -16,10 +16,10 @@ from typing import Any, NoReturn
 
 from safetensors import SafetensorError
 
-from trainer import checkpoint
+from trainer.checkpoints import directory as checkpoint
+from trainer.checkpoints.state_files import STATE_DIRECTORY, HostCopy
 from trainer.configuration.sections import CheckpointConfig
 from trainer.engine.base import Engine
-from trainer.fragments import STATE_DIRECTORY, HostCopy
 
 
 class SaveFailed(Exception):

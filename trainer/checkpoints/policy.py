@@ -1,15 +1,15 @@
-"""When a run saves, and how it outlives saves that fail. What a save is: `trainer.saving`."""
+"""When a run saves, and how it outlives saves that fail. What a save is: `trainer.checkpoints.saver`."""
 
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from trainer.checkpoints.saver import Saved, SaveFailed, Saver
 from trainer.configuration.sections import Config
 from trainer.engine.base import Engine
 from trainer.errors import UserError
 from trainer.reporting.reporter import Reporter
-from trainer.saving import Saved, SaveFailed, Saver
 
 
 class RunSaving:

@@ -1,0 +1,1 @@
+"""Checkpoints: publishing, verifying, keeping and restoring the sharded state of a run."""
