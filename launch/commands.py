@@ -133,7 +133,7 @@ def translate(options: Namespace) -> int:
 
 
 def _translations(options: Namespace, lines: Iterable[str]) -> Iterator[str]:
-    from trainer.translation import load_translator
+    from trainer.inference.translation import load_translator
 
     translator = load_translator(Path(options.model), options.device)
     return translator.translate_stream(lines, options.beam_size, options.length_penalty)
@@ -154,7 +154,7 @@ def evaluate(options: Namespace) -> int:
         raise UserError("`dragoman evaluate` scores either a MODEL, with --source, or an output, with --hypothesis.")
     if (options.model is None) != (options.source is None):
         raise UserError("--source is the text that MODEL translates: `dragoman evaluate` needs both or neither.")
-    from trainer.scoring import check_counts, read_lines, score
+    from trainer.inference.scoring import check_counts, read_lines, score
 
     references = [read_lines(Path(name)) for name in options.reference]
     if options.hypothesis is not None:
@@ -173,7 +173,7 @@ def evaluate(options: Namespace) -> int:
 
 def average(options: Namespace) -> int:
     """Writes the mean of a run's last checkpoints as a model directory."""
-    from trainer.averaging import average as average_checkpoints
+    from trainer.inference.averaging import average as average_checkpoints
 
     number, best = (options.last, False) if options.last else (options.best, True)
     average_checkpoints(Path(options.run), number, Path(options.output), best)

@@ -20,7 +20,7 @@ from trainer.run_directory.watchdog import read_heartbeats
 _SECONDS_TO_BE_SILENT = 60.0
 # Of the time that a rank may be without progress before it counts as hung.
 _NOTEWORTHY = 0.25
-_WEIGHTS = "model.safetensors"  # as trainer.model_directory calls them, which needs torch
+_WEIGHTS = "model.safetensors"  # as trainer.inference.model_directory calls them, which needs torch
 _NUM_FAILURES, _NUM_LINES = 3, 8
 
 

@@ -13,10 +13,10 @@ from trainer.data.feeding.validation_batches import validation_batches
 from trainer.data.preparation.validation import ValidationSet
 from trainer.data.tokenizer import TokenizerPair
 from trainer.engine.base import Engine
-from trainer.model_directory import put_weights
-from trainer.scoring import score, sentence_chrf
+from trainer.inference.model_directory import put_weights
+from trainer.inference.scoring import score, sentence_chrf
+from trainer.inference.translation import Translator
 from trainer.signals import StopRequest
-from trainer.translation import Translator
 
 NUM_SAMPLES = 16
 

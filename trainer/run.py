@@ -26,8 +26,8 @@ from trainer.engine.launcher_environment import check_launcher
 from trainer.engine.process_group import ProcessGroup, choose_device, rank_and_world_size
 from trainer.errors import OutOfMemory, UserError
 from trainer.evaluation import Evaluator
+from trainer.inference.model_directory import build_model
 from trainer.loop import Collaborators, Loop, Progress
-from trainer.model_directory import build_model
 from trainer.reporting.background_tracker import BackgroundTracker, Trackers, Verdict
 from trainer.reporting.console import Console, RunFacts
 from trainer.reporting.metrics_file import MetricsFile

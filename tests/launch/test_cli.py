@@ -127,7 +127,7 @@ def translate(monkeypatch: pytest.MonkeyPatch, content: bytes) -> bytes:
     output = io.BytesIO()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
     monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=output, flush=lambda: None))
-    monkeypatch.setattr("trainer.translation.load_translator", lambda path, device: EchoTranslator())
+    monkeypatch.setattr("trainer.inference.translation.load_translator", lambda path, device: EchoTranslator())
     commands.translate(Namespace(model="m", device="cpu", beam_size=None, length_penalty=None))
     return output.getvalue()
 

@@ -17,7 +17,7 @@ from trainer.configuration.sections import CheckpointConfig, Config, RunConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.tokenizer import TokenizerPair, train_tokenizer
 from trainer.engine.base import Fragment
-from trainer.model_directory import build_model
+from trainer.inference.model_directory import build_model
 
 WORDS = ["".join(random.Random(n).choices("aeioubdfglmnrst", k=5)) for n in range(60)]
 

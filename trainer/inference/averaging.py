@@ -9,7 +9,7 @@ from trainer.configuration import reading as configuration
 from trainer.configuration.reading import CONFIG_FILE
 from trainer.data.tokenizer import TokenizerPair
 from trainer.errors import UserError
-from trainer.model_directory import build_model, put_weights, refuse_existing, save_model_directory
+from trainer.inference.model_directory import build_model, put_weights, refuse_existing, save_model_directory
 
 
 def average(run_directory: Path, number: int, output: Path, best: bool = False) -> None:

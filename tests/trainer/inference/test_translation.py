@@ -11,10 +11,10 @@ import pytest
 
 from model.search import SearchConfig
 from tests.trainer.conftest import TinyRun, sentences
-from trainer import translation
 from trainer.configuration.sections import EvaluationConfig
 from trainer.errors import UserError
-from trainer.translation import (
+from trainer.inference import translation
+from trainer.inference.translation import (
     FIRST_CHUNK,
     LARGEST_CHUNK,
     Translator,

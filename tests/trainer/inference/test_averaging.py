@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.trainer.conftest import TinyRun
-from trainer.averaging import average
 from trainer.errors import UserError
-from trainer.model_directory import load
+from trainer.inference.averaging import average
+from trainer.inference.model_directory import load
 
 
 @pytest.mark.parametrize("tokenizers", ["tiny_run", "separate_run"])

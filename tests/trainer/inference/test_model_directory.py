@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from model.transformer import Transformer
 from tests.trainer.conftest import TinyRun
 from trainer.errors import UserError
-from trainer.model_directory import load, save_model_directory
+from trainer.inference.model_directory import load, save_model_directory
 
 
 def same_weights(first: Transformer, second: Transformer) -> bool:

@@ -14,7 +14,7 @@ from model.search import SearchableModel, SearchConfig, search
 from trainer.configuration.sections import EvaluationConfig
 from trainer.data.tokenizer import TokenizerPair
 from trainer.errors import UserError
-from trainer.model_directory import load
+from trainer.inference.model_directory import load
 
 MAX_BATCH_TOKENS = 2048  # source tokens of a batch, padding counted; `beam_size` times as many rows are decoded
 FIRST_CHUNK, LARGEST_CHUNK = 64, 4096  # lines read before the first and before the later translations

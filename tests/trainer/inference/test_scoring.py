@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import UserError
-from trainer.scoring import read_lines, score
+from trainer.inference.scoring import read_lines, score
 
 HYPOTHESES = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
 FIRST_REFERENCE = ["The dog bit the man.", "It was not unexpected.", "The man bit him first."]

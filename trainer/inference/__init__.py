@@ -1,0 +1,1 @@
+"""Using a trained model: model directories, translation, scores, averages."""
