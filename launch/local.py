@@ -15,7 +15,7 @@ from types import FrameType
 
 from launch.failure import DEFECT, INTERRUPTED, Failure
 from launch.worker import FAILURE_FILE, LAUNCH_FOLDER, WORKER_PREFIX
-from trainer.signals import STOP_SIGNALS
+from trainer.training.stop_request import STOP_SIGNALS
 
 POLL_SECONDS = 0.1
 # One asks the loop to save and stop, two stop it at once, three end workers that do not answer.

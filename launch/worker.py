@@ -27,7 +27,7 @@ from types import FrameType
 
 from launch.failure import DEFECT, Failure, explain
 from trainer.errors import UserError
-from trainer.signals import STOP_SIGNALS
+from trainer.training.stop_request import STOP_SIGNALS
 
 LAUNCH_FOLDER, OUTCOMES = "DRAGOMAN_LAUNCH", "DRAGOMAN_OUTCOMES"
 FAILURE_FILE = "failure.json"

@@ -19,8 +19,8 @@ from trainer.data.tokenizer import SpecialIds
 from trainer.engine import create_engine
 from trainer.engine.base import FRAGMENT_KINDS, Engine
 from trainer.engine.config import EngineConfig, OptimizerConfig
-from trainer.loop import training_loss
 from trainer.reporting.metrics_file import read_metrics
+from trainer.training.loop import training_loss
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from model.transformer import Transformer
-from trainer import memory
 from trainer.checkpoints import directory as checkpoint
 from trainer.configuration.sections import Config
 from trainer.data.encoding import PairEncoder
@@ -25,9 +24,7 @@ from trainer.engine.config import EngineConfig
 from trainer.engine.launcher_environment import check_launcher
 from trainer.engine.process_group import ProcessGroup, choose_device, rank_and_world_size
 from trainer.errors import OutOfMemory, UserError
-from trainer.evaluation import Evaluator
 from trainer.inference.model_directory import build_model
-from trainer.loop import Collaborators, Loop, Progress
 from trainer.reporting.background_tracker import BackgroundTracker, Trackers, Verdict
 from trainer.reporting.console import Console, RunFacts
 from trainer.reporting.metrics_file import MetricsFile
@@ -39,7 +36,10 @@ from trainer.run_directory.ownership import metrics_path, owning, prepare
 from trainer.run_directory.rank_log import RankLog
 from trainer.run_directory.state import RunState, headline
 from trainer.run_directory.watchdog import Watchdog, end_process
-from trainer.signals import StopRequest
+from trainer.training import rehearsal as memory
+from trainer.training.loop import Collaborators, Loop, Progress
+from trainer.training.stop_request import StopRequest
+from trainer.training.validation import Evaluator
 
 
 def train(config: Config, give_up: Callable[[str], None] = end_process) -> str:

@@ -34,10 +34,10 @@ from trainer.data.preparation.prepare import Prepared, prepare
 from trainer.engine import create_engine
 from trainer.engine.base import Engine
 from trainer.engine.config import EngineConfig, OptimizerConfig
-from trainer.loop import training_loss
 from trainer.reporting.model_flops import peak_flops, step_flops
 from trainer.run import initial_model, training_data
-from trainer.schedule import learning_rate
+from trainer.training.loop import training_loss
+from trainer.training.schedule import learning_rate
 
 
 def configuration(arguments: argparse.Namespace, directory: str) -> Config:
@@ -108,8 +108,8 @@ def measure(
 def validation_nll(config: Config, prepared: Prepared, engine: Engine, source: str, target: str) -> float:
     """nll per target token of a validation set, by the weights just trained."""
     from trainer.data.preparation.validation import load_validation
-    from trainer.evaluation import Evaluator
-    from trainer.signals import StopRequest
+    from trainer.training.stop_request import StopRequest
+    from trainer.training.validation import Evaluator
 
     corpus = CorpusConfig(source=source, target=target, name="valid")
     sets = [load_validation(corpus, prepared.tokenizers)]

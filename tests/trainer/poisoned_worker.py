@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from launch.worker import main
-from trainer import loop
 from trainer.data.feeding.packing import MicroBatch
 from trainer.engine.base import LossFunction, LossSums
+from trainer.training import loop
 
 FACTORS = {int(index): float(factor) for index, factor in json.loads(os.environ["POISON"]).items()}
 sound = loop.training_loss

@@ -17,10 +17,10 @@ from trainer.configuration.sections import EvaluationConfig
 from trainer.data.feeding.feed import Share
 from trainer.data.feeding.validation_batches import validation_batches
 from trainer.data.preparation.validation import ValidationSet
-from trainer.evaluation import NUM_SAMPLES, CutShort, Evaluator, interleave
 from trainer.inference.scoring import score
 from trainer.inference.translation import Translator
-from trainer.signals import STOP_SIGNALS, StopRequest
+from trainer.training.stop_request import STOP_SIGNALS, StopRequest
+from trainer.training.validation import NUM_SAMPLES, CutShort, Evaluator, interleave
 
 
 class ThreadEngine:

@@ -13,7 +13,7 @@ from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.sentences import Side
 from trainer.data.tokenizer import SpecialIds
 from trainer.errors import OutOfMemory, UserError
-from trainer.memory import MAX_PARTS, in_parts, num_parts, rehearse, remember_parts
+from trainer.training.rehearsal import MAX_PARTS, in_parts, num_parts, rehearse, remember_parts
 
 MAX_TOKENS, LENGTH = 256, 8
 

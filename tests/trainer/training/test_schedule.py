@@ -3,7 +3,7 @@
 import pytest
 
 from trainer.engine.config import OptimizerConfig
-from trainer.schedule import learning_rate
+from trainer.training.schedule import learning_rate
 
 
 def test_inverse_sqrt_is_the_papers_equation_3() -> None:

@@ -16,7 +16,7 @@ from trainer.engine.base import Engine
 from trainer.inference.model_directory import put_weights
 from trainer.inference.scoring import score, sentence_chrf
 from trainer.inference.translation import Translator
-from trainer.signals import StopRequest
+from trainer.training.stop_request import StopRequest
 
 NUM_SAMPLES = 16
 

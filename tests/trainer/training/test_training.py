@@ -265,7 +265,7 @@ def test_a_rank_that_hangs_ends_the_job_and_the_next_start_goes_on(runs: Runs, r
     assert "rank 0" in errors
     assert "has made no progress" in errors
     assert "has made no progress" in log_path(runs.folder / "hung", 0).read_text()
-    assert "trainer/loop.py" in (runs.folder / "hung" / "heartbeats" / "rank-00000.stacks").read_text()
+    assert "trainer/training/loop.py" in (runs.folder / "hung" / "heartbeats" / "rank-00000.stacks").read_text()
     assert not is_alive(heartbeat["pid"])
     assert_same_losses(runs.finished("hung", processes=2), reference, 1e-5)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from trainer.signals import STOP_SIGNALS, StopRequest
+from trainer.training.stop_request import STOP_SIGNALS, StopRequest
 
 
 @pytest.fixture(autouse=True)

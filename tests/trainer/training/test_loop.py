@@ -24,10 +24,10 @@ from trainer.data.sentences import Side
 from trainer.data.tokenizer import SpecialIds
 from trainer.engine.base import Fragment, StepResult
 from trainer.errors import UserError
-from trainer.evaluation import CutShort
-from trainer.loop import Collaborators, Loop, Progress
 from trainer.run_directory.watchdog import Watchdog
-from trainer.signals import StopRequest
+from trainer.training.loop import Collaborators, Loop, Progress
+from trainer.training.stop_request import StopRequest
+from trainer.training.validation import CutShort
 
 SENTENCE = Side(np.array([5, 6, 7, 3]), np.array([4]))
 BATCH = MicroBatch(pack(SENTENCE, SENTENCE, SpecialIds(0, 0, 2)), 3, 0, 1, (np.zeros(1, int), np.zeros(1, int)))

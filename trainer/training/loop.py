@@ -19,16 +19,16 @@ from trainer.data.feeding.packing import MicroBatch
 from trainer.engine.base import Engine, LossFunction, LossSums, StepResult
 from trainer.engine.memory import peak_host_memory
 from trainer.errors import UserError
-from trainer.evaluation import CutShort, Evaluator
-from trainer.loss_watch import LossWatch
-from trainer.memory import in_parts, rehearse
 from trainer.reporting.console import Sample, perplexity
 from trainer.reporting.metrics_file import StepMeter, count_cells
 from trainer.reporting.model_flops import peak_flops, step_flops
 from trainer.reporting.reporter import Reporter
 from trainer.run_directory.watchdog import Watchdog
-from trainer.schedule import learning_rate
-from trainer.signals import StopRequest
+from trainer.training.loss_spikes import LossWatch
+from trainer.training.rehearsal import in_parts, rehearse
+from trainer.training.schedule import learning_rate
+from trainer.training.stop_request import StopRequest
+from trainer.training.validation import CutShort, Evaluator
 
 FINISHED, EARLY_STOP = "finished", "stopped early"
 
