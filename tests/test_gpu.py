@@ -14,8 +14,8 @@ from trainer.configuration.sections import Config, EvaluationConfig, RunConfig, 
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.feeding.budget import Budget
 from trainer.data.feeding.packing import MicroBatch, pack
-from trainer.data.sentences import Side
-from trainer.data.tokenizer import SpecialIds
+from trainer.data.text.sentences import Side
+from trainer.data.text.tokenizer import SpecialIds
 from trainer.engine import create_engine
 from trainer.engine.base import FRAGMENT_KINDS, Engine
 from trainer.engine.config import EngineConfig, OptimizerConfig

@@ -13,11 +13,11 @@ import torch
 from model.transformer import Transformer
 from trainer.checkpoints import directory as checkpoint
 from trainer.configuration.sections import Config
-from trainer.data.encoding import PairEncoder
 from trainer.data.feeding.feed import Share, TrainingData, check_world_size
 from trainer.data.preparation.prepare import Prepared, open_prepared, store_directory
 from trainer.data.preparation.validation import load_validation
-from trainer.data.tokenizer import TokenizerPair
+from trainer.data.text.encoding import PairEncoder
+from trainer.data.text.tokenizer import TokenizerPair
 from trainer.engine import create_engine
 from trainer.engine.base import Engine
 from trainer.engine.config import EngineConfig

@@ -70,8 +70,8 @@ def feed(
     stores: "tuple[Store, ...] | None" = None,
     sampling: float | None = None,
 ) -> "TrainingData":
-    from trainer.data.encoding import PairEncoder
     from trainer.data.feeding.feed import Share, TrainingData
+    from trainer.data.text.encoding import PairEncoder
 
     encoder = PairEncoder(prepared.tokenizers, data.max_length, sampling) if data.mode == "stream" else None
     ids, share = prepared.tokenizers.special_ids, Share(0, 1)
@@ -142,8 +142,8 @@ def time_datasets(data: DataConfig, prepared: "Prepared", seconds: float) -> dic
 
 def large_store(prepared: "Prepared", directory: Path, num_pairs: int) -> "Store":
     """One corpus of so many pairs: those of the prepared stores, again and again."""
-    from trainer.data.sentences import Side
     from trainer.data.store import Store, writing_store
+    from trainer.data.text.sentences import Side
 
     first = prepared.stores[0].manifest
     path = directory / f"large-{first.kind}-{num_pairs}"

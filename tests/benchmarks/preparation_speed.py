@@ -22,14 +22,14 @@ from typing import Any
 from tests.benchmarks.data_speed import corpora
 from trainer.data.config import FilterConfig
 from trainer.data.corpora.sources import Block, read_pairs
-from trainer.data.encoding import PairEncoder
 from trainer.data.preparation.assembly import assemble
 from trainer.data.preparation.filters import PairFilter
 from trainer.data.preparation.part_workers import PART_PAIRS, regrouped
 from trainer.data.preparation.parts import PartFile, PartMaker
 from trainer.data.preparation.sample import _Reservoir
 from trainer.data.store import TEXT_DTYPE, token_dtype, writing_store
-from trainer.data.tokenizer import Tokenizer, TokenizerPair
+from trainer.data.text.encoding import PairEncoder
+from trainer.data.text.tokenizer import Tokenizer, TokenizerPair
 
 SAMPLE_PAIRS = 50_000
 

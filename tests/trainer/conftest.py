@@ -15,7 +15,7 @@ from trainer.checkpoints.saver import Saver
 from trainer.configuration import reading as configuration
 from trainer.configuration.sections import CheckpointConfig, Config, RunConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
-from trainer.data.tokenizer import TokenizerPair, train_tokenizer
+from trainer.data.text.tokenizer import TokenizerPair, train_tokenizer
 from trainer.engine.base import Fragment
 from trainer.inference.model_directory import build_model
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.hashing import mix64
-from trainer.data.sentences import IntArray
+from trainer.data.text.sentences import IntArray
 
 _NUM_ROUNDS = 4
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.sentences import IntArray, Side, token_index
+from trainer.data.text.sentences import IntArray, Side, token_index
 
 TEXT_DTYPE = "uint8"
 

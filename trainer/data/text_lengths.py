@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainer.data.config import DataConfig
-from trainer.data.encoding import PairEncoder
 from trainer.data.mixture import mixture_shares
-from trainer.data.sentences import IntArray
 from trainer.data.store import Store
+from trainer.data.text.encoding import PairEncoder
+from trainer.data.text.sentences import IntArray
 from trainer.errors import UserError
 
 _NUM_MEASURED = 4096

@@ -7,7 +7,7 @@ from torch import Tensor
 from trainer.checkpoints.directory import best_first, list_checkpoints, read_weights, verify
 from trainer.configuration import reading as configuration
 from trainer.configuration.reading import CONFIG_FILE
-from trainer.data.tokenizer import TokenizerPair
+from trainer.data.text.tokenizer import TokenizerPair
 from trainer.errors import UserError
 from trainer.inference.model_directory import build_model, put_weights, refuse_existing, save_model_directory
 

@@ -28,7 +28,7 @@ from trainer.checkpoints.directory import (
 from trainer.configuration import reading as configuration
 from trainer.configuration.reading import CONFIG_FILE
 from trainer.configuration.sections import Config
-from trainer.data.tokenizer import TokenizerPair
+from trainer.data.text.tokenizer import TokenizerPair
 from trainer.errors import UserError
 
 WEIGHTS = "model.safetensors"

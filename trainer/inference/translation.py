@@ -12,7 +12,7 @@ import torch
 
 from model.search import SearchableModel, SearchConfig, search
 from trainer.configuration.sections import EvaluationConfig
-from trainer.data.tokenizer import TokenizerPair
+from trainer.data.text.tokenizer import TokenizerPair
 from trainer.errors import UserError
 from trainer.inference.model_directory import load
 

@@ -20,7 +20,7 @@ from trainer.data.corpora.sources import check_sources
 from trainer.data.preparation.prepare import TRAINED_TOKENIZERS, Prepared
 from trainer.data.preparation.prepare import prepare as prepare_data
 from trainer.data.preparation.validation import VALIDATION_COPIES
-from trainer.data.tokenizer import TOKENIZER_FILES
+from trainer.data.text.tokenizer import TOKENIZER_FILES
 from trainer.errors import UserError
 from trainer.run_directory.state import read_state
 from trainer.run_directory.watchdog import SECONDS_BETWEEN_HEARTBEATS, read_heartbeats

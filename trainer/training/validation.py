@@ -11,7 +11,7 @@ from trainer.data.config import DataConfig
 from trainer.data.feeding.feed import Share
 from trainer.data.feeding.validation_batches import validation_batches
 from trainer.data.preparation.validation import ValidationSet
-from trainer.data.tokenizer import TokenizerPair
+from trainer.data.text.tokenizer import TokenizerPair
 from trainer.engine.base import Engine
 from trainer.inference.model_directory import put_weights
 from trainer.inference.scoring import score, sentence_chrf

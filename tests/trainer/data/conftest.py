@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from trainer.data.config import CorpusConfig, TokenizerConfig
-from trainer.data.sentences import Side
 from trainer.data.store import TEXT_DTYPE, Store, writing_store
-from trainer.data.tokenizer import Tokenizer, train_tokenizer
+from trainer.data.text.sentences import Side
+from trainer.data.text.tokenizer import Tokenizer, train_tokenizer
 
 EOS_ID = 3
 MAX_LENGTH = 16

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from trainer.data import store as store_module
-from trainer.data.sentences import Side, token_index
 from trainer.data.store import TEXT_DTYPE, Store, read_ahead, token_dtype, writing_store
+from trainer.data.text.sentences import Side, token_index
 
 SOURCES = [[5, 6, 3], [7, 3], [8, 9, 10, 3]]
 TARGETS = [[11, 3], [12, 13, 14, 3], [15, 3]]

@@ -110,5 +110,5 @@ def test_a_killed_worker_is_an_error_and_no_hang(pool: ProcessPoolExecutor) -> N
 def test_workers_do_not_import_torch(pool: ProcessPoolExecutor) -> None:
     """Seconds and 200 MB each."""
     modules = pool.submit(modules_of_workers).result(timeout=60)
-    assert "trainer.data.encoding" in modules
+    assert "trainer.data.text.encoding" in modules
     assert "torch" not in modules

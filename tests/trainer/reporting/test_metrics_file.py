@@ -12,8 +12,8 @@ import pytest
 
 from trainer.data.feeding.budget import Budget
 from trainer.data.feeding.packing import MicroBatch, pack
-from trainer.data.sentences import Side
-from trainer.data.tokenizer import SpecialIds
+from trainer.data.text.sentences import Side
+from trainer.data.text.tokenizer import SpecialIds
 from trainer.errors import UserError
 from trainer.reporting.metrics_file import MetricsFile, StepMeter, count_cells, read_metrics
 

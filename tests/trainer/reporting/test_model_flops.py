@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.config import ModelConfig
 from model.transformer import Transformer
 from trainer.data.feeding.packing import MicroBatch, pack
-from trainer.data.sentences import Side
-from trainer.data.tokenizer import SpecialIds
+from trainer.data.text.sentences import Side
+from trainer.data.text.tokenizer import SpecialIds
 from trainer.reporting.metrics_file import StepMeter
 from trainer.reporting.model_flops import peak_flops, step_flops
 

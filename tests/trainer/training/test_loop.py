@@ -20,8 +20,8 @@ from trainer.configuration.sections import (
     TrackingConfig,
 )
 from trainer.data.feeding.packing import MicroBatch, pack
-from trainer.data.sentences import Side
-from trainer.data.tokenizer import SpecialIds
+from trainer.data.text.sentences import Side
+from trainer.data.text.tokenizer import SpecialIds
 from trainer.engine.base import Fragment, StepResult
 from trainer.errors import UserError
 from trainer.run_directory.watchdog import Watchdog

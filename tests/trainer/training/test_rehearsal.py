@@ -10,8 +10,8 @@ import pytest
 from trainer.configuration.sections import Config, RunConfig
 from trainer.data.config import DataConfig
 from trainer.data.feeding.packing import MicroBatch, pack
-from trainer.data.sentences import Side
-from trainer.data.tokenizer import SpecialIds
+from trainer.data.text.sentences import Side
+from trainer.data.text.tokenizer import SpecialIds
 from trainer.errors import OutOfMemory, UserError
 from trainer.training.rehearsal import MAX_PARTS, in_parts, num_parts, rehearse, remember_parts
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.feeding.lane_reader import Pairs
-from trainer.data.sentences import IntArray
+from trainer.data.text.sentences import IntArray
 
 COUNTED = ("pairs", "source_tokens", "target_tokens", "too_long")
 """Pairs that were trained on, their tokens (eos counted), and pairs that were met but are longer than allowed."""

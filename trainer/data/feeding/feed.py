@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from trainer.data.config import DataConfig
-from trainer.data.encoding import PairEncoder
 from trainer.data.feeding.budget import choose_budget
 from trainer.data.feeding.counts import COUNTED, corpus_counts, count
 from trainer.data.feeding.lane_reader import LaneReader, PairSource
@@ -18,9 +17,10 @@ from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.feeding.prefetch import Prefetcher
 from trainer.data.feeding.stored_pairs import StoredPairs
 from trainer.data.feeding.streamed_pairs import StreamedPairs
-from trainer.data.sentences import IntArray
 from trainer.data.store import Store
-from trainer.data.tokenizer import SpecialIds
+from trainer.data.text.encoding import PairEncoder
+from trainer.data.text.sentences import IntArray
+from trainer.data.text.tokenizer import SpecialIds
 from trainer.errors import UserError
 
 

@@ -11,11 +11,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.encoding import EncodedPairs
 from trainer.data.feeding.budget import Budget
 from trainer.data.feeding.lanes import LaneState, Order
-from trainer.data.sentences import IntArray, Side
 from trainer.data.shuffling import Draws
+from trainer.data.text.encoding import EncodedPairs
+from trainer.data.text.sentences import IntArray, Side
 
 Pending = Callable[[], EncodedPairs]
 

@@ -4,8 +4,8 @@ import numpy as np
 
 from trainer.data.feeding.budget import Budget
 from trainer.data.feeding.packing import MicroBatch, pack
-from trainer.data.sentences import Side
-from trainer.data.tokenizer import SpecialIds
+from trainer.data.text.sentences import Side
+from trainer.data.text.tokenizer import SpecialIds
 
 
 def largest_micro_batch(budget: Budget, ids: SpecialIds, static: bool) -> MicroBatch:

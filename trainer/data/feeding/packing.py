@@ -12,8 +12,8 @@ from torch import Tensor
 from model.batch import PackedBatch
 from trainer.data.feeding.budget import Budget
 from trainer.data.hashing import stable_hash
-from trainer.data.sentences import IntArray, Side, token_index
-from trainer.data.tokenizer import SpecialIds
+from trainer.data.text.sentences import IntArray, Side, token_index
+from trainer.data.text.tokenizer import SpecialIds
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import numpy as np
 from model.batch import PackedBatch
 from trainer.data.feeding.feed import Share
 from trainer.data.feeding.packing import pack
-from trainer.data.sentences import IdPair, Side
-from trainer.data.tokenizer import SpecialIds
+from trainer.data.text.sentences import IdPair, Side
+from trainer.data.text.tokenizer import SpecialIds
 
 
 def validation_batches(pairs: Sequence[IdPair], ids: SpecialIds, max_tokens: int, share: Share) -> list[PackedBatch]:

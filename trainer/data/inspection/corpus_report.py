@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.encoding import PairEncoder
-from trainer.data.sentences import IntArray
 from trainer.data.store import Store
-from trainer.data.tokenizer import Tokenizer, TokenizerPair
+from trainer.data.text.encoding import PairEncoder
+from trainer.data.text.sentences import IntArray
+from trainer.data.text.tokenizer import Tokenizer, TokenizerPair
 from trainer.errors import UserError
 
 # Enough for the second digit of the rarest length shown; encoding 10,000 pairs takes a second.

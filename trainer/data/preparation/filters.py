@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trainer.data.config import FilterConfig
 from trainer.data.preparation.language_id import identify, load_identifier
-from trainer.data.sentences import IntArray
+from trainer.data.text.sentences import IntArray
 
 REASONS = (
     "",

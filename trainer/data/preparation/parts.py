@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.encoding import PairEncoder
 from trainer.data.preparation.filters import REASONS, PairFilter
-from trainer.data.sentences import Side
+from trainer.data.text.encoding import PairEncoder
+from trainer.data.text.sentences import Side
 
 NUM_EXAMPLES = 3
 _EXAMPLE_CHARACTERS = 200

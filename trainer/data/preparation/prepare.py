@@ -21,7 +21,6 @@ from trainer.data.corpora.sources import (
     source_identity,
     source_revision,
 )
-from trainer.data.encoding import PairEncoder
 from trainer.data.preparation.assembly import assemble, counts_by_reason
 from trainer.data.preparation.filters import PairFilter
 from trainer.data.preparation.part_workers import PartWorkers, keep_parts_of
@@ -32,10 +31,11 @@ from trainer.data.preparation.sample import nothing_left, sample_corpora, sample
 from trainer.data.preparation.validation import copy_validation
 from trainer.data.preparation.working_folder import is_worked_in, working_folder
 from trainer.data.publishing import telling_full_disk
-from trainer.data.sentences import Side
 from trainer.data.store import TEXT_DTYPE, Store, token_dtype, writing_store
+from trainer.data.text.encoding import PairEncoder
+from trainer.data.text.sentences import Side
+from trainer.data.text.tokenizer import TokenizerPair
 from trainer.data.text_lengths import check_text_lengths
-from trainer.data.tokenizer import TokenizerPair
 from trainer.data.worker_processes import death_is_told
 from trainer.errors import UserError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from trainer.data.config import TokenizerConfig
 from trainer.data.corpora.sources import Block
 from trainer.data.publishing import publish_file
-from trainer.data.tokenizer import Tokenizer, TokenizerPair, train_tokenizer
+from trainer.data.text.tokenizer import Tokenizer, TokenizerPair, train_tokenizer
 from trainer.errors import UserError
 
 

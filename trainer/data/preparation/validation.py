@@ -9,8 +9,8 @@ from pathlib import Path
 from trainer.data.config import CorpusConfig
 from trainer.data.corpora.sources import corpus_name, read_pairs, source_identity
 from trainer.data.publishing import publish_file
-from trainer.data.sentences import IdPair
-from trainer.data.tokenizer import TokenizerPair
+from trainer.data.text.sentences import IdPair
+from trainer.data.text.tokenizer import TokenizerPair
 
 VALIDATION_COPIES = "valid-"
 """How the names of the copies of validation text begin, which lie beside the stores."""

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from tests.trainer.data.conftest import sentences, side
 from tests.trainer.data.world import World, pairs, summary
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
-from trainer.data.encoding import EncodedPairs, PairEncoder
 from trainer.data.feeding.stored_pairs import StoredPairs
 from trainer.data.feeding.streamed_pairs import StreamedPairs
 from trainer.data.store import TEXT_DTYPE, Store, writing_store
-from trainer.data.tokenizer import Tokenizer, TokenizerPair, train_tokenizer
+from trainer.data.text.encoding import EncodedPairs, PairEncoder
+from trainer.data.text.tokenizer import Tokenizer, TokenizerPair, train_tokenizer
 from trainer.errors import UserError
 
 MakeStore = Callable[..., Store]

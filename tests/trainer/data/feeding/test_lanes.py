@@ -5,8 +5,8 @@ import pytest
 
 from trainer.data.feeding.lanes import Order
 from trainer.data.hashing import stable_hash
-from trainer.data.sentences import IntArray
 from trainer.data.shuffling import shuffled
+from trainer.data.text.sentences import IntArray
 
 
 def rows(draws: IntArray, size: int, key: int) -> IntArray:

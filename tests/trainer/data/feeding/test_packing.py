@@ -5,8 +5,8 @@ import torch
 from trainer.data.feeding.budget import Budget
 from trainer.data.feeding.largest import largest_micro_batch
 from trainer.data.feeding.packing import MicroBatch, pack
-from trainer.data.sentences import Side
-from trainer.data.tokenizer import SpecialIds
+from trainer.data.text.sentences import Side
+from trainer.data.text.tokenizer import SpecialIds
 
 PAD, BOS, EOS = 0, 2, 3
 IDS = SpecialIds(source_pad_id=PAD, target_pad_id=PAD, bos_id=BOS)

@@ -4,8 +4,8 @@ import pytest
 
 from trainer.data.feeding.feed import Share
 from trainer.data.feeding.validation_batches import validation_batches
-from trainer.data.sentences import IdPair
-from trainer.data.tokenizer import SpecialIds
+from trainer.data.text.sentences import IdPair
+from trainer.data.text.tokenizer import SpecialIds
 
 IDS = SpecialIds(source_pad_id=0, target_pad_id=0, bos_id=2)
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from trainer.data.config import TokenizerConfig
-from trainer.data.encoding import PairEncoder
 from trainer.data.inspection import corpus_report
 from trainer.data.inspection.corpus_report import CorpusReport, CorpusSample
-from trainer.data.sentences import Side
 from trainer.data.store import TEXT_DTYPE, Store, token_dtype, writing_store
-from trainer.data.tokenizer import Tokenizer, TokenizerPair, train_tokenizer
+from trainer.data.text.encoding import PairEncoder
+from trainer.data.text.sentences import Side
+from trainer.data.text.tokenizer import Tokenizer, TokenizerPair, train_tokenizer
 from trainer.errors import UserError
 
 NUM_PAIRS = 60

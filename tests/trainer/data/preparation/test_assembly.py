@@ -8,8 +8,8 @@ from trainer.data.config import FilterConfig
 from trainer.data.preparation.assembly import assemble, counts_by_reason, find_repeats
 from trainer.data.preparation.filters import PairFilter
 from trainer.data.preparation.parts import PartFile, PartMaker
-from trainer.data.sentences import Side
 from trainer.data.store import TEXT_DTYPE, Store, writing_store
+from trainer.data.text.sentences import Side
 
 SOURCES = [["a", "b", "a"], ["c"], [], ["b", "d", "a"]]
 TARGETS = [["A", "B", "A"], ["C"], [], ["B", "D", "other"]]

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from trainer.data.config import FilterConfig
-from trainer.data.encoding import PairEncoder
 from trainer.data.preparation.filters import PairFilter
 from trainer.data.preparation.parts import Part, PartFile, PartMaker, Rejections, hash_pairs
 from trainer.data.store import TEXT_DTYPE
-from trainer.data.tokenizer import Tokenizer, TokenizerPair
+from trainer.data.text.encoding import PairEncoder
+from trainer.data.text.tokenizer import Tokenizer, TokenizerPair
 
 SOURCES = ["a house", "", "a tree", "\ud800 the end", "same", "", "", ""]
 TARGETS = ["ein Haus", "leer", "ein Baum", "das Ende", "same", "1", "2", "3"]

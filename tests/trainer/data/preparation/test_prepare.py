@@ -13,7 +13,7 @@ from trainer.data.preparation import prepare as prepare_module
 from trainer.data.preparation.prepare import open_prepared, other_stores, prepare, verify
 from trainer.data.preparation.working_folder import working_folder
 from trainer.data.store import Store
-from trainer.data.tokenizer import Tokenizer
+from trainer.data.text.tokenizer import Tokenizer
 from trainer.errors import UserError
 
 MakeCorpus = Callable[..., CorpusConfig]

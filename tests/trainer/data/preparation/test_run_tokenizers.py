@@ -6,7 +6,7 @@ import pytest
 from trainer.data.config import TokenizerConfig
 from trainer.data.corpora.sources import Block
 from trainer.data.preparation.run_tokenizers import run_tokenizers
-from trainer.data.tokenizer import Tokenizer, train_tokenizer
+from trainer.data.text.tokenizer import Tokenizer, train_tokenizer
 from trainer.errors import UserError
 
 SOURCES = [f"{a}{b} {c}{a} {b}{c}" for a in "abcdefg" for b in "hijklm" for c in "nopqrs"]

@@ -6,7 +6,7 @@ import pytest
 from trainer.data.config import CorpusConfig, TokenizerConfig
 from trainer.data.preparation import validation
 from trainer.data.preparation.validation import copy_validation, load_validation
-from trainer.data.tokenizer import Tokenizer, TokenizerPair, train_tokenizer
+from trainer.data.text.tokenizer import Tokenizer, TokenizerPair, train_tokenizer
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.hashing import mix64
-from trainer.data.sentences import Side, chosen
-from trainer.data.tokenizer import Tokenizer, TokenizerPair
+from trainer.data.text.sentences import Side, chosen
+from trainer.data.text.tokenizer import Tokenizer, TokenizerPair
 
 
 @dataclass(frozen=True)

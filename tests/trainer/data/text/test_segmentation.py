@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trainer.data.segmentation import Pieces, Segmenter
+from trainer.data.text.segmentation import Pieces, Segmenter
 
 SCORES = {"▁": -3.0, "a": -3.0, "b": -4.0, "ab": -2.0, "▁a": -2.5, "▁ab": -1.5, "ba": -2.2}
 PIECES = Pieces(

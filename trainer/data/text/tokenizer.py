@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from sentencepiece import sentencepiece_model_pb2
 
 from trainer.data.config import TokenizerConfig
-from trainer.data.segmentation import Pieces, Segmenter
-from trainer.data.sentences import Side
+from trainer.data.text.segmentation import Pieces, Segmenter
+from trainer.data.text.sentences import Side
 from trainer.errors import UserError
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.source.model", "tokenizer.target.model")

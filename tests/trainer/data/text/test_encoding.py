@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from trainer.data.config import TokenizerConfig
-from trainer.data.encoding import EncodedPairs, PairEncoder
-from trainer.data.sentences import Side
-from trainer.data.tokenizer import TokenizerPair, train_tokenizer
+from trainer.data.text.encoding import EncodedPairs, PairEncoder
+from trainer.data.text.sentences import Side
+from trainer.data.text.tokenizer import TokenizerPair, train_tokenizer
 
 DRAW = random.Random(1)
 WORDS = ["".join(random.Random(n).choices("aeioubdfglmnrst", k=6)) for n in range(200)]

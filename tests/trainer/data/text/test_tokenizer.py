@@ -14,8 +14,8 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from trainer.data.config import TokenizerConfig
-from trainer.data.sentences import Side
-from trainer.data.tokenizer import SpecialIds, Tokenizer, TokenizerPair, train_tokenizer
+from trainer.data.text.sentences import Side
+from trainer.data.text.tokenizer import SpecialIds, Tokenizer, TokenizerPair, train_tokenizer
 from trainer.errors import UserError
 
 WORDS = ["".join(random.Random(n).choices("aeioubdfglmnrstü", k=6)) for n in range(200)]
@@ -187,7 +187,7 @@ def test_other_seeds_draw_other_segmentations(kind: Any, strength: float) -> Non
 DRAWING = """
 import sys, numpy as np
 from pathlib import Path
-from trainer.data.tokenizer import Tokenizer
+from trainer.data.text.tokenizer import Tokenizer
 side = Tokenizer(Path(sys.argv[1]).read_bytes()).sample_side(["the old house"] * 9, 0.2, np.arange(9, dtype=np.uint64))
 print(side.token_L.tolist(), "torch" in sys.modules)
 """
@@ -206,7 +206,7 @@ def test_another_process_draws_the_same_without_torch(tmp_path: Path, kind: Any)
 TRAINING = """
 import random
 from trainer.data.config import TokenizerConfig
-from trainer.data.tokenizer import train_tokenizer
+from trainer.data.text.tokenizer import train_tokenizer
 def lines():
     for n in range(60_000):
         yield " ".join("".join(random.choices("abcdefghijklmnopqrst", k=8)) for _ in range(10))

@@ -1,0 +1,1 @@
+"""From text to token ids: SentencePiece models, segmentation, containers of sentences."""
