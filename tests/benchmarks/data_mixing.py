@@ -13,7 +13,7 @@ import json
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.feeding.lanes import Order
+from trainer.data.order.lanes import Order
 
 WINDOW = 8192
 

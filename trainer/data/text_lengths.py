@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainer.data.config import DataConfig
-from trainer.data.mixture import mixture_shares
+from trainer.data.order.mixture import mixture_shares
 from trainer.data.store import Store
 from trainer.data.text.encoding import PairEncoder
 from trainer.data.text.sentences import IntArray

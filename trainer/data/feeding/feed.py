@@ -11,12 +11,12 @@ from trainer.data.config import DataConfig
 from trainer.data.feeding.budget import choose_budget
 from trainer.data.feeding.counts import COUNTED, corpus_counts, count
 from trainer.data.feeding.lane_reader import LaneReader, PairSource
-from trainer.data.feeding.lanes import LaneState, Order, dropout_seed
 from trainer.data.feeding.largest import largest_micro_batch
 from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.feeding.prefetch import Prefetcher
 from trainer.data.feeding.stored_pairs import StoredPairs
 from trainer.data.feeding.streamed_pairs import StreamedPairs
+from trainer.data.order.lanes import LaneState, Order, dropout_seed
 from trainer.data.store import Store
 from trainer.data.text.encoding import PairEncoder
 from trainer.data.text.sentences import IntArray

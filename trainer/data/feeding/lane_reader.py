@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.feeding.budget import Budget
-from trainer.data.feeding.lanes import LaneState, Order
-from trainer.data.shuffling import Draws
+from trainer.data.order.lanes import LaneState, Order
+from trainer.data.order.shuffling import Draws
 from trainer.data.text.encoding import EncodedPairs
 from trainer.data.text.sentences import IntArray, Side
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.batch import PackedBatch
 from trainer.data.feeding.budget import Budget
-from trainer.data.hashing import stable_hash
+from trainer.data.order.hashing import stable_hash
 from trainer.data.text.sentences import IntArray, Side, token_index
 from trainer.data.text.tokenizer import SpecialIds
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from trainer.data.config import DataConfig
 from trainer.data.feeding.feed import Share, TrainingData
 from trainer.data.inspection.corpus_report import CorpusReport, CorpusSample
-from trainer.data.mixture import mixture_shares
+from trainer.data.order.mixture import mixture_shares
 from trainer.data.preparation.prepare import Prepared
 from trainer.data.text.encoding import PairEncoder
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from trainer.data.config import CorpusConfig, DataConfig
 from trainer.data.corpora.sources import Block, corpus_name, corpus_place, read_pairs
-from trainer.data.hashing import mix64, stable_hash
-from trainer.data.mixture import mixture_shares
+from trainer.data.order.hashing import mix64, stable_hash
+from trainer.data.order.mixture import mixture_shares
+from trainer.data.order.shuffling import shuffled
 from trainer.data.preparation.filters import REASONS, PairFilter
 from trainer.data.preparation.progress import show_progress
-from trainer.data.shuffling import shuffled
 from trainer.data.store import Store
 from trainer.errors import UserError
 

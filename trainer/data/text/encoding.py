@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.hashing import mix64
+from trainer.data.order.hashing import mix64
 from trainer.data.text.sentences import Side, chosen
 from trainer.data.text.tokenizer import Tokenizer, TokenizerPair
 

@@ -3,9 +3,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from trainer.data.feeding.lanes import Order
-from trainer.data.hashing import stable_hash
-from trainer.data.shuffling import shuffled
+from trainer.data.order.hashing import stable_hash
+from trainer.data.order.lanes import Order
+from trainer.data.order.shuffling import shuffled
 from trainer.data.text.sentences import IntArray
 
 

@@ -9,9 +9,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.hashing import mix64, stable_hash
-from trainer.data.mixture import mixture_shares
-from trainer.data.shuffling import Draws, shuffled
+from trainer.data.order.hashing import mix64, stable_hash
+from trainer.data.order.mixture import mixture_shares
+from trainer.data.order.shuffling import Draws, shuffled
 
 _SHARE_UNITS = 1 << 40
 

@@ -1,0 +1,1 @@
+"""The order of the training data: a pure function of corpora, configuration and seed."""
