@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from trainer.data.preparation.prepare import Prepared, other_stores
 from trainer.data.printable import printable
-from trainer.data.store import Manifest, Store
+from trainer.data.stores.store import Manifest, Store
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 

@@ -31,7 +31,7 @@ from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 if TYPE_CHECKING:
     from trainer.data.feeding.feed import TrainingData
     from trainer.data.preparation.prepare import Prepared
-    from trainer.data.store import Store
+    from trainer.data.stores.store import Store
 
 WORKERS = 2
 SAMPLING = 0.1  # the strength that both papers use
@@ -142,7 +142,7 @@ def time_datasets(data: DataConfig, prepared: "Prepared", seconds: float) -> dic
 
 def large_store(prepared: "Prepared", directory: Path, num_pairs: int) -> "Store":
     """One corpus of so many pairs: those of the prepared stores, again and again."""
-    from trainer.data.store import Store, writing_store
+    from trainer.data.stores.store import Store, writing_store
     from trainer.data.text.sentences import Side
 
     first = prepared.stores[0].manifest

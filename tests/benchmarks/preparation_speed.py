@@ -27,7 +27,7 @@ from trainer.data.preparation.filters import PairFilter
 from trainer.data.preparation.part_workers import PART_PAIRS, regrouped
 from trainer.data.preparation.parts import PartFile, PartMaker
 from trainer.data.preparation.sample import _Reservoir
-from trainer.data.store import TEXT_DTYPE, token_dtype, writing_store
+from trainer.data.stores.store import TEXT_DTYPE, token_dtype, writing_store
 from trainer.data.text.encoding import PairEncoder
 from trainer.data.text.tokenizer import Tokenizer, TokenizerPair
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from launch.preparation import _store
-from trainer.data.store import Manifest, Store, Table
+from trainer.data.stores.store import Manifest, Store, Table
 
 ROOT = Path(__file__).parents[2]
 NUM_PAIRS = 12_000

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trainer.data.config import CorpusConfig, TokenizerConfig
-from trainer.data.store import TEXT_DTYPE, Store, writing_store
+from trainer.data.stores.store import TEXT_DTYPE, Store, writing_store
 from trainer.data.text.sentences import Side
 from trainer.data.text.tokenizer import Tokenizer, train_tokenizer
 

@@ -7,7 +7,7 @@ from typing import Any
 from trainer.data.config import DataConfig
 from trainer.data.feeding.feed import Share, TrainingData, merge_states
 from trainer.data.feeding.packing import MicroBatch
-from trainer.data.store import Store
+from trainer.data.stores.store import Store
 from trainer.data.text.tokenizer import SpecialIds
 
 IDS = SpecialIds(source_pad_id=0, target_pad_id=0, bos_id=2)

@@ -17,7 +17,7 @@ from trainer.data.feeding.prefetch import Prefetcher
 from trainer.data.feeding.stored_pairs import StoredPairs
 from trainer.data.feeding.streamed_pairs import StreamedPairs
 from trainer.data.order.lanes import LaneState, Order, dropout_seed
-from trainer.data.store import Store
+from trainer.data.stores.store import Store
 from trainer.data.text.encoding import PairEncoder
 from trainer.data.text.sentences import IntArray
 from trainer.data.text.tokenizer import SpecialIds

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trainer.data.feeding.lane_reader import Pending
 from trainer.data.order.shuffling import Draws
-from trainer.data.store import Store, Table, read_ahead
+from trainer.data.stores.store import Store, Table, read_ahead
 from trainer.data.text.encoding import EncodedPairs
 from trainer.data.text.sentences import IntArray, Side, token_index
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from trainer.data.feeding.lane_reader import Pending
 from trainer.data.order.lanes import Order
 from trainer.data.order.shuffling import Draws
-from trainer.data.store import Store, Table, read_ahead
+from trainer.data.stores.store import Store, Table, read_ahead
+from trainer.data.stores.text_lengths import all_too_long, measured_rows
 from trainer.data.text.encoding import EncodedPairs, PairEncoder
 from trainer.data.text.sentences import IntArray
-from trainer.data.text_lengths import all_too_long, measured_rows
 from trainer.data.worker_processes import death_is_told, worker_pool
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trainer.data.preparation.filters import REASONS
 from trainer.data.preparation.parts import NUM_EXAMPLES, PartFile, Rejections
-from trainer.data.store import StoreWriter
+from trainer.data.stores.store import StoreWriter
 from trainer.data.text.sentences import Side, chosen
 
 _MAX_HASHES = 1 << 24

@@ -31,11 +31,11 @@ from trainer.data.preparation.sample import nothing_left, sample_corpora, sample
 from trainer.data.preparation.validation import copy_validation
 from trainer.data.preparation.working_folder import is_worked_in, working_folder
 from trainer.data.publishing import telling_full_disk
-from trainer.data.store import TEXT_DTYPE, Store, token_dtype, writing_store
+from trainer.data.stores.store import TEXT_DTYPE, Store, token_dtype, writing_store
+from trainer.data.stores.text_lengths import check_text_lengths
 from trainer.data.text.encoding import PairEncoder
 from trainer.data.text.sentences import Side
 from trainer.data.text.tokenizer import TokenizerPair
-from trainer.data.text_lengths import check_text_lengths
 from trainer.data.worker_processes import death_is_told
 from trainer.errors import UserError
 

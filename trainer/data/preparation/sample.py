@@ -16,7 +16,7 @@ from trainer.data.order.mixture import mixture_shares
 from trainer.data.order.shuffling import shuffled
 from trainer.data.preparation.filters import REASONS, PairFilter
 from trainer.data.preparation.progress import show_progress
-from trainer.data.store import Store
+from trainer.data.stores.store import Store
 from trainer.errors import UserError
 
 _SEED = 1

@@ -9,7 +9,7 @@ import pytest
 from tests.trainer.data.world import IDS, World, pairs, summary
 from trainer.data.config import CorpusConfig, DataConfig
 from trainer.data.feeding.feed import Share, TrainingData, check_world_size
-from trainer.data.store import Store
+from trainer.data.stores.store import Store
 from trainer.errors import UserError
 
 MakeStore = Callable[..., Store]

@@ -19,7 +19,7 @@ from tests.trainer.data.world import World, pairs, summary
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.feeding.stored_pairs import StoredPairs
 from trainer.data.feeding.streamed_pairs import StreamedPairs
-from trainer.data.store import TEXT_DTYPE, Store, writing_store
+from trainer.data.stores.store import TEXT_DTYPE, Store, writing_store
 from trainer.data.text.encoding import EncodedPairs, PairEncoder
 from trainer.data.text.tokenizer import Tokenizer, TokenizerPair, train_tokenizer
 from trainer.errors import UserError

@@ -8,7 +8,7 @@ import pytest
 from trainer.data.config import TokenizerConfig
 from trainer.data.inspection import corpus_report
 from trainer.data.inspection.corpus_report import CorpusReport, CorpusSample
-from trainer.data.store import TEXT_DTYPE, Store, token_dtype, writing_store
+from trainer.data.stores.store import TEXT_DTYPE, Store, token_dtype, writing_store
 from trainer.data.text.encoding import PairEncoder
 from trainer.data.text.sentences import Side
 from trainer.data.text.tokenizer import Tokenizer, TokenizerPair, train_tokenizer

@@ -8,7 +8,7 @@ from trainer.data.config import FilterConfig
 from trainer.data.preparation.assembly import assemble, counts_by_reason, find_repeats
 from trainer.data.preparation.filters import PairFilter
 from trainer.data.preparation.parts import PartFile, PartMaker
-from trainer.data.store import TEXT_DTYPE, Store, writing_store
+from trainer.data.stores.store import TEXT_DTYPE, Store, writing_store
 from trainer.data.text.sentences import Side
 
 SOURCES = [["a", "b", "a"], ["c"], [], ["b", "d", "a"]]

@@ -12,7 +12,7 @@ from trainer.data.preparation import part_workers
 from trainer.data.preparation.filters import PairFilter
 from trainer.data.preparation.part_workers import PartWorkers, regrouped
 from trainer.data.preparation.parts import Part, PartMaker
-from trainer.data.store import TEXT_DTYPE
+from trainer.data.stores.store import TEXT_DTYPE
 from trainer.data.worker_processes import death_is_told
 from trainer.errors import UserError
 

@@ -12,7 +12,7 @@ from trainer.data.preparation import part_workers
 from trainer.data.preparation import prepare as prepare_module
 from trainer.data.preparation.prepare import open_prepared, other_stores, prepare, verify
 from trainer.data.preparation.working_folder import working_folder
-from trainer.data.store import Store
+from trainer.data.stores.store import Store
 from trainer.data.text.tokenizer import Tokenizer
 from trainer.errors import UserError
 

@@ -6,7 +6,7 @@ import pytest
 from trainer.data.config import CorpusConfig, DataConfig, FilterConfig
 from trainer.data.preparation import sample as sample_module
 from trainer.data.preparation.sample import sample_corpora, sample_stores
-from trainer.data.store import Store
+from trainer.data.stores.store import Store
 from trainer.errors import UserError
 
 MakeCorpus = Callable[..., CorpusConfig]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.data import store as store_module
-from trainer.data.store import TEXT_DTYPE, Store, read_ahead, token_dtype, writing_store
+from trainer.data.stores import store as store_module
+from trainer.data.stores.store import TEXT_DTYPE, Store, read_ahead, token_dtype, writing_store
 from trainer.data.text.sentences import Side, token_index
 
 SOURCES = [[5, 6, 3], [7, 3], [8, 9, 10, 3]]

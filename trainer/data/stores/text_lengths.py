@@ -9,7 +9,7 @@ import numpy as np
 
 from trainer.data.config import DataConfig
 from trainer.data.order.mixture import mixture_shares
-from trainer.data.store import Store
+from trainer.data.stores.store import Store
 from trainer.data.text.encoding import PairEncoder
 from trainer.data.text.sentences import IntArray
 from trainer.errors import UserError
