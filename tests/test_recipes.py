@@ -12,7 +12,7 @@ import torch
 
 from model.transformer import Transformer
 from trainer.configuration.reading import load
-from trainer.data.corpora import phrasebook
+from trainer.data.corpora.phrasebook import corpus as phrasebook
 from trainer.reporting.metrics_file import read_metrics
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))

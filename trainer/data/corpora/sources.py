@@ -9,10 +9,10 @@ from types import ModuleType
 from typing import Any, get_args
 
 from trainer.data.config import CorpusConfig
-from trainer.data.corpora import phrasebook
 from trainer.data.corpora.files import check_files, file_identity, find_files
 from trainer.data.corpora.hub import hub_revision, read_hub
 from trainer.data.corpora.json_lines import read_jsonl
+from trainer.data.corpora.phrasebook import corpus as phrasebook
 from trainer.data.corpora.tables import read_parquet
 from trainer.data.corpora.text_files import read_parallel, read_tsv
 from trainer.errors import UserError

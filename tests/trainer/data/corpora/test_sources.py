@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainer.data.config import CorpusConfig
-from trainer.data.corpora import phrasebook
+from trainer.data.corpora.phrasebook import corpus as phrasebook
 from trainer.data.corpora.sources import check_sources, corpus_name, corpus_place, read_pairs, source_identity
 from trainer.errors import UserError
 

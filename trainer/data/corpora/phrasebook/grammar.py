@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from trainer.data.corpora import phrasebook_words as words
-from trainer.data.corpora.phrasebook_words import Adjective, Determiner, Noun, Subject, Verb
+from trainer.data.corpora.phrasebook import words
+from trainer.data.corpora.phrasebook.words import Adjective, Determiner, Noun, Subject, Verb
 
 Pair = tuple[str, str]
 T = TypeVar("T")

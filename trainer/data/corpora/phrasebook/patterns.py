@@ -1,7 +1,7 @@
 """Sentence patterns of the phrasebook: each draws its words and makes one French sentence with its English one."""
 
-from trainer.data.corpora import phrasebook_words as words
-from trainer.data.corpora.phrasebook_grammar import (
+from trainer.data.corpora.phrasebook import words
+from trainer.data.corpora.phrasebook.grammar import (
     ALL_TYPES,
     ASKED,
     ASSERTED,
@@ -26,7 +26,7 @@ from trainer.data.corpora.phrasebook_grammar import (
     statement,
     with_auxiliary,
 )
-from trainer.data.corpora.phrasebook_words import Subject, Verb
+from trainer.data.corpora.phrasebook.words import Subject, Verb
 
 
 def profession(dice: Dice) -> Pair:

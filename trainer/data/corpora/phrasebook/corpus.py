@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, cast
 
-from trainer.data.corpora import phrasebook_patterns as patterns
-from trainer.data.corpora.phrasebook_grammar import Dice, Pair
+from trainer.data.corpora.phrasebook import patterns
+from trainer.data.corpora.phrasebook.grammar import Dice, Pair
 
 Split = Literal["train", "valid", "test"]
 
@@ -93,7 +93,3 @@ def write_split(split: Split, directory: Path) -> None:
     for side, language in enumerate(("fr", "en")):
         lines = [pair[side] + "\n" for pair in pairs(split)]
         (directory / f"{split}.{language}").write_text("".join(lines), encoding="utf-8")
-
-
-if __name__ == "__main__":  # python -m trainer.data.corpora.phrasebook test runs/phrasebook
-    write_split(cast(Split, sys.argv[1]), Path(sys.argv[2]))

@@ -7,11 +7,11 @@ from collections import Counter
 
 import pytest
 
-from trainer.data.corpora import phrasebook
-from trainer.data.corpora.phrasebook_grammar import number, sentence
-from trainer.data.corpora.phrasebook_words import english_s, french_plural
+from trainer.data.corpora.phrasebook import corpus as phrasebook
+from trainer.data.corpora.phrasebook.grammar import number, sentence
+from trainer.data.corpora.phrasebook.words import english_s, french_plural
 
-CHECKSUM = "import hashlib; from trainer.data.corpora.phrasebook import pairs; print(hashlib.sha256(repr("
+CHECKSUM = "import hashlib; from trainer.data.corpora.phrasebook.corpus import pairs; print(hashlib.sha256(repr("
 CHECKSUM += "[list(pairs(split)) for split in ('train', 'valid', 'test')]).encode()).hexdigest())"
 
 
