@@ -24,7 +24,7 @@ def config(options: Namespace) -> int:
 
 def train(options: Namespace) -> int:
     """Checks everything that can be checked beforehand, then trains here or in several processes."""
-    from launch import local
+    from launch.processes import local
     from trainer.configuration import reading as configuration
     from trainer.run_directory import ownership as run_directory
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import local
 from launch.failure import Failure
+from launch.processes import local
 from launch.worker import WORKER_PREFIX
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
@@ -101,7 +101,7 @@ def test_a_users_own_model_py_is_not_imported_in_our_place(tmp_path: Path) -> No
     for name in ("model.py", "trainer.py", "yaml.py"):
         (tmp_path / name).write_text("raise RuntimeError('the wrong module')")
     root = Path(local.__file__).parents[1]
-    code = "import sys; from launch.local import run_workers; print(run_workers(['nowhere.yaml'], 2).status)"
+    code = "import sys; from launch.processes.local import run_workers; print(run_workers(['nowhere.yaml'], 2).status)"
     environment = os.environ | {"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True

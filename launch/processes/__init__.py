@@ -1,0 +1,1 @@
+"""Starting, signalling and ending the processes of a run on this machine."""
