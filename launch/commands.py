@@ -69,8 +69,8 @@ def _train_here(config: Config) -> Failure | None:
 
 def submit(options: Namespace) -> int:
     """Checks a run, or each of a sweep, as `train` does, then gives it to SLURM."""
-    from launch import slurm
-    from launch.slurm_profile import load_profile
+    from launch.slurm import submit as slurm
+    from launch.slurm.profile import load_profile
 
     profile = load_profile(options.profile, options.set)
     configs = slurm.sweep(options.config, options.changes, options.array)

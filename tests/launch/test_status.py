@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from launch.cli import main
-from launch.job_queue import Job
+from launch.slurm.job_queue import Job
 from launch.status import RunReader, RunStatus, find_runs
 from trainer.errors import UserError
 from trainer.reporting.metrics_file import MetricsFile

@@ -22,7 +22,7 @@ unset SLURM_EXPORT_ENV  # the steps get the environment of this script, which is
 export OMP_NUM_THREADS=16
 export SRUN_CPUS_PER_TASK=64
 set -u
-on_host() { python3 -m launch.requeue "$@"; }
+on_host() { python3 -m launch.slurm.requeue "$@"; }
 
 on_host begin "$run"
 case $? in

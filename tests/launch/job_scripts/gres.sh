@@ -26,7 +26,7 @@ export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
 export OMP_NUM_THREADS=8
 export SRUN_CPUS_PER_TASK=32
 set -u
-on_host() { "$python" -m launch.requeue "$@"; }
+on_host() { "$python" -m launch.slurm.requeue "$@"; }
 
 on_host begin "$run"
 case $? in

@@ -18,7 +18,7 @@ export DRAGOMAN_OUTCOMES="$run/slurm/outcomes/$SLURM_JOB_ID.${SLURM_RESTART_COUN
 unset SLURM_EXPORT_ENV  # the steps get the environment of this script, which is not that of whoever submitted it
 export OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu CUDA_VISIBLE_DEVICES=""
 set -u
-on_host() { "$python" -m launch.requeue "$@"; }
+on_host() { "$python" -m launch.slurm.requeue "$@"; }
 
 on_host begin "$run"
 case $? in

@@ -27,7 +27,7 @@ export SRUN_CPUS_PER_TASK=48
 export HF_HOME="/scratch/$USER/huggingface"
 test -r "$HOME/.wandb_api_key" && WANDB_API_KEY=$(cat "$HOME/.wandb_api_key") && export WANDB_API_KEY
 set -u
-on_host() { "$python" -m launch.requeue "$@"; }
+on_host() { "$python" -m launch.slurm.requeue "$@"; }
 
 on_host begin "$run"
 case $? in

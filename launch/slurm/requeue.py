@@ -224,7 +224,7 @@ def _outcomes(folder: str | None) -> list[Record]:
 
 def main() -> int:
     """`begin RUN`, or `end RUN STATUS` with `scontrol show job` on stdin; the exit status is the answer."""
-    parser = argparse.ArgumentParser(prog="launch.requeue", description=__doc__)
+    parser = argparse.ArgumentParser(prog="launch.slurm.requeue", description=__doc__)
     parser.add_argument("moment", choices=("begin", "end"))
     parser.add_argument("run", type=Path)
     parser.add_argument("status", type=int, nargs="?", default=0)

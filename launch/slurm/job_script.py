@@ -1,6 +1,6 @@
 """The script of a SLURM job: what the cluster's profile asks for, one torchrun a node, and what follows their end.
 
-All decisions are `launch.requeue`'s; the script passes signals on and does what it is told.
+All decisions are `launch.slurm.requeue`'s; the script passes signals on and does what it is told.
 """
 
 import shlex
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.slurm_profile import Profile
+from launch.slurm.profile import Profile
 
 JOB_FOLDER = "slurm"
 """In a run directory: what was submitted, and what the jobs said."""
@@ -21,7 +21,7 @@ export DRAGOMAN_OUTCOMES="$run/{folder}/outcomes/$SLURM_JOB_ID.${{SLURM_RESTART_
 unset SLURM_EXPORT_ENV  # the steps get the environment of this script, which is not that of whoever submitted it
 {site}
 set -u
-on_host() {{ {host_python} -m launch.requeue "$@"; }}
+on_host() {{ {host_python} -m launch.slurm.requeue "$@"; }}
 
 on_host begin "$run"
 case $? in
@@ -71,7 +71,7 @@ class JobRequest:
 
 def render(request: JobRequest, profile: Profile) -> str:
     """The text of the script."""
-    from launch.requeue import NOTHING_TO_DO, REQUEUE
+    from launch.slurm.requeue import NOTHING_TO_DO, REQUEUE
 
     # sbatch knows a shell's quotes.
     head = "\n".join(f"#SBATCH {shlex.quote(option)}" for option in _options(request, profile))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from launch.cli import main
-from launch.job_script import JobRequest, render
-from launch.slurm_profile import PROFILES, VARIABLE, load_profile
+from launch.slurm.job_script import JobRequest, render
+from launch.slurm.profile import PROFILES, VARIABLE, load_profile
 from trainer.run_directory.state import RunState
 
 ROOT = Path(__file__).parents[2]

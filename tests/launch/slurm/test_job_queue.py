@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import job_queue
-from launch.job_queue import Job, find_jobs
+from launch.slurm import job_queue
+from launch.slurm.job_queue import Job, find_jobs
 
 
 @pytest.fixture
