@@ -85,7 +85,7 @@ def submit(options: Namespace) -> int:
 
 def prepare(options: Namespace) -> int:
     """Writes tokenizers and stores and says what is in them."""
-    from launch.preparation import report
+    from launch.watching.prepare_report import report
     from trainer.configuration import reading as configuration
     from trainer.data.preparation.prepare import verify
     from trainer.run_directory import ownership as run_directory
@@ -105,8 +105,8 @@ def data(options: Namespace) -> int:
 
     config = configuration.load(options.config, options.changes)
     prepared = run_directory.prepare(config)
+    from launch.watching.data_report import show
     from trainer.data.inspection.inspect_data import inspect
-    from trainer.data.inspection.inspection_text import show
 
     inspection = inspect(
         config.data,
@@ -182,7 +182,7 @@ def average(options: Namespace) -> int:
 
 def status(options: Namespace) -> int:
     """Shows where runs stand."""
-    from launch.status_text import show
+    from launch.watching.status_text import show
 
     with suppress(KeyboardInterrupt) if options.watch else nullcontext():
         show(Path(options.run), options.json, options.watch)
@@ -191,7 +191,7 @@ def status(options: Namespace) -> int:
 
 def logs(options: Namespace) -> int:
     """Shows what a rank has said."""
-    from launch.logs import show_log
+    from launch.watching.logs import show_log
 
     with suppress(KeyboardInterrupt) if options.follow else nullcontext():
         show_log(Path(options.run), options.rank, options.lines, options.follow)

@@ -23,7 +23,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
-from launch.run_history import RESTARTS, causes, read_requeues
+from launch.watching.run_history import RESTARTS, causes, read_requeues
 from trainer.checkpoints.names import list_checkpoints, step_of
 from trainer.run_directory.state import read_failures, read_state
 

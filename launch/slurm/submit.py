@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.run_history import read_requeues
 from launch.slurm.job_queue import find_jobs
 from launch.slurm.job_script import JOB_FOLDER, JobRequest, render
 from launch.slurm.profile import Profile
 from launch.slurm.requeue import record
 from launch.slurm.snapshot import take_snapshot
+from launch.watching.run_history import read_requeues
 from trainer.configuration import reading as configuration
 from trainer.configuration.sections import Config
 from trainer.errors import UserError

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.trainer.test_training import CONFIGURATION, Runs
 
-from launch.run_history import read_requeues
+from launch.watching.run_history import read_requeues
 from slurm.local_cluster import LocalCluster, missing, wait_for
 from tests.offline_wandb import history
-from tests.trainer.test_training import CONFIGURATION, Runs
 from trainer.checkpoints.names import list_checkpoints, step_of
 
 pytestmark = [

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from launch.failure import explain
-from launch.run_history import read_requeues
 from launch.slurm import requeue
 from launch.slurm.requeue import NOTHING_TO_DO, REQUEUE, JobEnd, decide
+from launch.watching.run_history import read_requeues
 
 RUNNING = JobEnd(status=0, cancelled=False, warned=False, step=40)
 STOPPED = {"state": "stopped", "reason": "SIGUSR1", "step": 40}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from launch.status import RunReader
+from launch.watching.status import RunReader
 from trainer.checkpoints.directory import MANIFEST
 from trainer.checkpoints.names import list_checkpoints, step_of
 from trainer.reporting.metrics_file import read_metrics

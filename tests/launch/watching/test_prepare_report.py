@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from launch.preparation import _store
+from launch.watching.prepare_report import _store
 from trainer.data.stores.store import Manifest, Store, Table
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import pytest
 
 from launch.cli import main
 from launch.slurm.job_queue import Job
-from launch.status import RunReader, RunStatus, find_runs
+from launch.watching.status import RunReader, RunStatus, find_runs
 from trainer.errors import UserError
 from trainer.reporting.metrics_file import MetricsFile
 from trainer.run_directory.ownership import owning
@@ -108,7 +108,7 @@ def test_where_the_file_system_has_no_locks_heartbeats_tell(run: Path, monkeypat
     def no_locks(directory: Path) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("launch.status.find_owner", no_locks)
+    monkeypatch.setattr("launch.watching.status.find_owner", no_locks)
     assert read(run).state == "training"
 
 

@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from trainer.data.inspection import inspection_text
+from launch.watching import data_report as inspection_text
 from trainer.data.inspection.corpus_report import CorpusReport, Distribution, Sentence, SideReport
 from trainer.data.inspection.inspect_data import Inspection, MixtureReport
 

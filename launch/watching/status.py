@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.run_history import Moment, Record, Restart, causes, last_saves, read_requeues, restarts, told_failures
 from launch.slurm.job_queue import Job, find_jobs
+from launch.watching.run_history import (
+    Moment,
+    Record,
+    Restart,
+    causes,
+    last_saves,
+    read_requeues,
+    restarts,
+    told_failures,
+)
 from trainer.errors import UserError
 from trainer.reporting.digest import MetricsDigest
 from trainer.run_directory.ownership import OWNER, config_path, find_owner, metrics_path, process_name

@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from launch.run_history import Moment, Restart
-from launch.status import RunReader, RunStatus, Score, find_runs, read_all
+from launch.watching.run_history import Moment, Restart
+from launch.watching.status import RunReader, RunStatus, Score, find_runs, read_all
 from trainer.data.printable import printable
 from trainer.reporting.console import duration, perplexity
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from launch.run_history import Moment, causes, last_saves, read_requeues, restarts
+from launch.watching.run_history import Moment, causes, last_saves, read_requeues, restarts
 
 
 def start(event: str, step: int, time: float | None) -> dict[str, Any]:

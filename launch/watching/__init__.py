@@ -1,0 +1,1 @@
+"""Runs and data seen from outside: status, logs, reports."""
