@@ -8,8 +8,8 @@ so that signals find it, and its failure, so that a user's mistake is told once 
 Its standard input is then a pipe that nobody writes to: it ends when `dragoman train` has died, and so does the worker.
 Under another launcher a worker looks whether the process that started it still lives.
 
-In a job of SLURM, DRAGOMAN_OUTCOMES names a folder in which each worker that fails leaves why, for `launch.slurm.requeue`:
-torchrun turns every exit status into 1.
+In a job of SLURM, DRAGOMAN_OUTCOMES names a folder in which each worker that fails leaves why, for
+`launch.slurm.requeue`: torchrun turns every exit status into 1.
 """
 
 import contextlib

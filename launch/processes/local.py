@@ -15,6 +15,7 @@ from types import FrameType
 
 from launch.failure import DEFECT, INTERRUPTED, Failure
 from launch.worker import FAILURE_FILE, LAUNCH_FOLDER, WORKER_PREFIX
+from trainer.reporting.code_version import HOME
 from trainer.training.stop_request import STOP_SIGNALS
 
 POLL_SECONDS = 0.1
@@ -142,7 +143,6 @@ def _worker_environment(folder: str) -> dict[str, str]:
     # Safe path: a `model.py` in the user's folder is not imported in our place. Our own packages, if they lie in a
     # clone and not among the installed ones, then need to be named.
     environment = os.environ | {LAUNCH_FOLDER: folder, "PYTHONSAFEPATH": "1"}
-    home = Path(__file__).parents[1]
-    if home.name not in ("site-packages", "dist-packages"):
-        environment["PYTHONPATH"] = os.pathsep.join([str(home), *filter(None, [os.environ.get("PYTHONPATH")])])
+    if HOME.name not in ("site-packages", "dist-packages"):
+        environment["PYTHONPATH"] = os.pathsep.join([str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])])
     return environment

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.test_training import Runs
+from tests.trainer.training.test_training import Runs
 from trainer.run_directory.watchdog import read_heartbeats
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 
 from launch import worker
 from launch.worker import FAILURE_FILE, LAUNCH_FOLDER, main
-from tests.trainer.test_training import Runs, descendants, is_alive
+from tests.trainer.training.test_training import Runs, descendants, is_alive
 from trainer.run_directory.watchdog import read_heartbeats
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")

@@ -13,7 +13,7 @@ from launch.failure import Failure
 from launch.processes import local
 from launch.worker import WORKER_PREFIX
 
-QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
+QUICKSTART = str(Path(__file__).parents[3] / "configs" / "quickstart.yaml")
 JOIN = "import sys, time, pathlib; from launch import worker; worker.join(pathlib.Path(sys.argv[1])); time.sleep(60)"
 
 
@@ -100,7 +100,7 @@ def test_a_mistake_of_all_workers_is_told_once(capfd: pytest.CaptureFixture[str]
 def test_a_users_own_model_py_is_not_imported_in_our_place(tmp_path: Path) -> None:
     for name in ("model.py", "trainer.py", "yaml.py"):
         (tmp_path / name).write_text("raise RuntimeError('the wrong module')")
-    root = Path(local.__file__).parents[1]
+    root = Path(local.__file__).parents[2]
     code = "import sys; from launch.processes.local import run_workers; print(run_workers(['nowhere.yaml'], 2).status)"
     environment = os.environ | {"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"}
     result = subprocess.run(

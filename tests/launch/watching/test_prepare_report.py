@@ -17,7 +17,7 @@ import yaml
 from launch.watching.prepare_report import _store
 from trainer.data.stores.store import Manifest, Store, Table
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NUM_PAIRS = 12_000
 PART_PAIRS = 100
 SECONDS = 120.0

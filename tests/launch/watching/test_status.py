@@ -233,7 +233,7 @@ def test_watching_goes_on_until_ctrl_c_and_ends_well(run: Path, command: list[st
         log.keep("one")
         shown = subprocess.Popen(
             [sys.executable, "-m", "launch", command[0], str(run), *command[1:]],
-            cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             # A shell's background jobs ignore Ctrl-C, and so would what they start.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
@@ -263,4 +263,4 @@ def test_the_log_of_a_rank(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_status_needs_no_torch(run: Path) -> None:
     code = f"import sys; from launch.cli import main; main(['status', {str(run)!r}]); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, check=True)

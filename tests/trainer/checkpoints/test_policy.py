@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.test_loop import FakeEngine, FakeReporter, make_loop
+from tests.trainer.training.test_loop import FakeEngine, FakeReporter, make_loop
 from trainer.checkpoints import directory as checkpoint
 from trainer.checkpoints import policy as run_saving
 from trainer.checkpoints.policy import RunSaving

@@ -285,7 +285,7 @@ def test_a_run_of_the_sweep_is_one_training_under_the_agents_id(tmp_path: Path) 
     """The command as `wandb agent` makes it, with its own functions; the server is left out."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     sweep = yaml.safe_load((root / "configs" / "wandb" / "sweep.yaml").read_text())
     chosen = {"optimizer.peak_lr": {"value": 0.0005}, "model.dropout": {"value": 0.2}}
     chosen |= {"run.max_steps": {"value": 2}, "evaluation.max_sentences": {"value": 2}}

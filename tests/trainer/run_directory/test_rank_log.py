@@ -30,7 +30,7 @@ def speak(folder: Path, rank: int, end: str = "") -> tuple[str, list[str]]:
     """What the user and the log got; without the header."""
     ended = subprocess.run(
         [sys.executable, "-c", SPEAKER, str(folder), str(rank), end],
-        cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     return ended.stdout, log_path(folder, rank).read_text().splitlines()[1:]
 

@@ -80,10 +80,13 @@ def test_a_dead_file_system_does_not_keep_the_watchdog_from_ending_the_job(tmp_p
 
 @pytest.mark.parametrize("stderr", ["open", "closed"])
 def test_a_process_that_gives_up_ends_with_a_status_of_its_own(stderr: str) -> None:
-    program = "import sys, trainer.run_directory.watchdog as w; sys.stderr = open(1, 'w') if %r else sys.stderr; w.end_process('why')"
+    program = (
+        "import sys, trainer.run_directory.watchdog as w; sys.stderr = open(1, 'w') if %r else sys.stderr; "
+        "w.end_process('why')"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", program % (stderr == "closed")],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         stdout=subprocess.DEVNULL if stderr == "open" else subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

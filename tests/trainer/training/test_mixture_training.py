@@ -6,7 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.trainer.test_training import Runs, assert_same_losses
+
+from tests.trainer.training.test_training import Runs, assert_same_losses
 
 pytestmark = pytest.mark.slow
 

@@ -80,7 +80,7 @@ def source_identity(corpus: CorpusConfig) -> dict[str, Any]:
     if corpus.hub or corpus.builtin:
         identity |= {"hub": corpus.hub, "builtin": corpus.builtin, "config": corpus.config, "split": corpus.split}
     if corpus.builtin:
-        modules = sorted(Path(str(_builtin(corpus).__file__)).parent.glob(f"{corpus.builtin}*.py"))
+        modules = sorted(Path(str(_builtin(corpus).__file__)).parent.glob("*.py"))
         identity["code"] = hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
     return identity | {way: [file_identity(p) for p in find_files(path)] for way, path in _patterns(corpus).items()}
 

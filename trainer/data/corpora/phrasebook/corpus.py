@@ -12,10 +12,9 @@ held-out pair occurs in training.
 
 import functools
 import hashlib
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from trainer.data.corpora.phrasebook import patterns
 from trainer.data.corpora.phrasebook.grammar import Dice, Pair

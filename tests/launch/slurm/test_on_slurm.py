@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.trainer.test_training import CONFIGURATION, Runs
 
 from launch.watching.run_history import read_requeues
 from slurm.local_cluster import LocalCluster, missing, wait_for
 from tests.offline_wandb import history
+from tests.trainer.training.test_training import CONFIGURATION, Runs
 from trainer.checkpoints.names import list_checkpoints, step_of
 
 pytestmark = [
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(missing() is not None, reason=f"no run on SLURM was tried: {missing()}"),
 ]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 README = ROOT / "slurm" / "README.md"
 FOR_EVER = 1_000_000
 STEPS_ON_ONE_NODE = 20  # another number of processes rounds otherwise, and what it changes grows
