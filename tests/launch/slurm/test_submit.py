@@ -167,7 +167,7 @@ def test_a_chain_and_what_lies_beside_the_run(
     asked = (fake_slurm / "asked").read_text().splitlines()
     assert asked == [f"--parsable --dependency=afterany:9 {job}", f"--parsable --dependency=afterany:101 {job}"]
     assert "max_steps: 7" in (run / "slurm" / "config.yaml").read_text()
-    copied, ours = run / "slurm" / "code" / "launch" / "slurm" / "submit.py", ROOT / "launch" / "slurm.py"
+    copied, ours = run / "slurm" / "code" / "launch" / "slurm" / "submit.py", ROOT / "launch" / "slurm" / "submit.py"
     assert copied.read_text() == ours.read_text()
     if (ROOT / ".git").exists():
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
