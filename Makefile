@@ -6,14 +6,16 @@ STAMP := $(VENV)/.installed
 export PYTHONSAFEPATH := 1
 export DS_ACCELERATOR ?= $(shell test -e /dev/nvidiactl && echo cuda || echo cpu)
 
-.PHONY: help install demo slurm-demo test check format clean
+.PHONY: help install demo slurm-demo test lint check pictures format clean
 help:
 	@echo "make install  virtual environment in $(VENV) with everything pinned"
 	@echo "make demo     trains on the built-in corpus with 2 processes and ZeRO-2, translates, prints BLEU (3 minutes)"
 	@echo "make slurm-demo  the same on a SLURM of two nodes on this machine, preempted (as root, 4 minutes)"
 	@echo "make test     all tests"
 	@echo "make check    lint, types and the fast tests (under 3 minutes)"
+	@echo "make lint     lint and types alone"
 	@echo "make format   formats the code"
+	@echo "make pictures draws docs/pictures again from docs/draw.py"
 
 install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
@@ -38,15 +40,20 @@ slurm-demo: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-check: install
+lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+check: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu"
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+pictures: install
+	$(BIN)/python docs/draw.py
 
 clean:
 	rm -rf runs $(VENV)

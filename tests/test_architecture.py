@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("launch", "trainer", "model")
 ONE_DOOR = ("accelerate", "deepspeed", "datasets", "fsspec", "sentencepiece", "wandb", "sacrebleu", "yaml", "pydantic")
 TOP_LEVEL = {
-    *PACKAGES, "configs", "slurm", "tests", ".ci", "pyproject.toml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
-    "LICENSE", "Makefile", "constraints.txt", ".gitignore",
+    *PACKAGES, "configs", "slurm", "docs", "tests", ".ci", ".github", ".pre-commit-config.yaml", "pyproject.toml",
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "Makefile", "constraints.txt", ".gitignore",
 }  # fmt: skip
 BANNED_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py"}
 
