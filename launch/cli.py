@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from launch import commands
-from launch.failure import BROKEN_PIPE, explain
-from trainer.errors import UserError
+from launch.failure import explain
+from trainer.errors import ExitStatus, UserError
 
 DESCRIPTION = """\
 Trains Transformers for translation: from parallel text to a scored model, on any number of processes.
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _tell(error: BaseException) -> int:
     failure = explain(error)
-    if failure.status == BROKEN_PIPE:
+    if failure.status == ExitStatus.BROKEN_PIPE:
         # The reader has gone; without this, Python would fail once more when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if failure.message:

@@ -5,10 +5,7 @@ import os
 import traceback
 from dataclasses import dataclass
 
-from trainer.errors import OutOfMemory, ProcessDied, UserError, lost_peer
-
-USER_ERROR, DEFECT, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
-TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on from the newest checkpoint
+from trainer.errors import ExitStatus, OutOfMemory, ProcessDied, UserError, error_line, lost_peer
 
 
 @dataclass(frozen=True)
@@ -27,35 +24,37 @@ class Failure:
 def explain(error: BaseException) -> Failure:
     """What to tell of an exception that ended a command or a worker."""
     if isinstance(error, UserError):
-        return Failure(TRY_AGAIN if isinstance(error, ProcessDied) else USER_ERROR, f"dragoman: {error}")
+        return Failure(
+            ExitStatus.TRY_AGAIN if isinstance(error, ProcessDied) else ExitStatus.USER_ERROR, f"dragoman: {error}"
+        )
     if isinstance(error, OutOfMemory):
         return Failure(
-            TRY_AGAIN,
+            ExitStatus.TRY_AGAIN,
             f"dragoman: rank {os.environ.get('RANK', '0')} ran out of memory ({error}); the next start goes on from "
             "the newest checkpoint and computes each micro-batch in twice as many parts. A smaller `data.max_tokens` "
             "avoids it.",
             start_again=True,
         )
     if isinstance(error, KeyboardInterrupt):
-        return Failure(INTERRUPTED, "")
+        return Failure(ExitStatus.INTERRUPTED, "")
     if isinstance(error, BrokenPipeError):
-        return Failure(BROKEN_PIPE, "")
+        return Failure(ExitStatus.BROKEN_PIPE, "")
     if lost_peer(error):
         return Failure(
-            TRY_AGAIN,
+            ExitStatus.TRY_AGAIN,
             f"dragoman: rank {os.environ.get('RANK', '0')} lost another rank, which was killed, perhaps for want of "
             "memory, or failed, or hangs (its log has what it said last); the same command goes on from the newest "
-            f"checkpoint ({str(error).splitlines()[0]})",
+            f"checkpoint ({error_line(error, with_type=False)})",
             lost_peer=True,
         )
     full = _full_disk(error)
     if full is not None:
         return Failure(
-            USER_ERROR,
+            ExitStatus.USER_ERROR,
             f"dragoman: no space is left on the disk{_where(full)}; free some and give the same command again: what is "
             "complete is kept.",
         )
-    return Failure(DEFECT, "".join(traceback.format_exception(error)).rstrip())
+    return Failure(ExitStatus.DEFECT, "".join(traceback.format_exception(error)).rstrip())
 
 
 def _full_disk(error: BaseException) -> BaseException | None:

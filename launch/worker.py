@@ -25,8 +25,8 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from launch.failure import DEFECT, Failure, explain
-from trainer.errors import UserError
+from launch.failure import Failure, explain
+from trainer.errors import ExitStatus, UserError
 from trainer.training.stop_request import STOP_SIGNALS
 
 LAUNCH_FOLDER, OUTCOMES = "DRAGOMAN_LAUNCH", "DRAGOMAN_OUTCOMES"
@@ -55,9 +55,9 @@ def main() -> int:
             signal.signal(number, signal.SIG_IGN)
     except BaseException as error:
         if isinstance(error, SystemExit):
-            failure = Failure(error.code if isinstance(error.code, int) else DEFECT, "")
+            failure = Failure(error.code if isinstance(error.code, int) else ExitStatus.DEFECT, "")
         elif isinstance(error, BrokenPipeError):  # of a process of its own: nobody reads what a worker prints
-            failure = Failure(DEFECT, "".join(traceback.format_exception(error)).rstrip())
+            failure = Failure(ExitStatus.DEFECT, "".join(traceback.format_exception(error)).rstrip())
         else:
             failure = explain(error)
         if outcomes and not folder and failure.message:
@@ -86,19 +86,19 @@ def _train(arguments: list[str], folder: Path | None) -> None:
 
 
 def _give_up(folder: Path, message: str) -> None:
-    from trainer.run_directory.watchdog import GAVE_UP
-
     try:
-        _leave(folder, Failure(GAVE_UP, message))
+        _leave(folder, Failure(ExitStatus.TRY_AGAIN, message))
     finally:
-        os._exit(GAVE_UP)
+        os._exit(ExitStatus.TRY_AGAIN)
 
 
 def _give_up_in_a_job(outcomes: Path, message: str) -> None:
-    from trainer.run_directory.watchdog import GAVE_UP, end_process
+    from trainer.run_directory.watchdog import end_process
 
     # The disk may be what hangs.
-    writing = threading.Thread(target=_keep_outcome, args=(outcomes, Failure(GAVE_UP, message)), daemon=True)
+    writing = threading.Thread(
+        target=_keep_outcome, args=(outcomes, Failure(ExitStatus.TRY_AGAIN, message)), daemon=True
+    )
     writing.start()
     writing.join(_SECONDS_FOR_A_FILE)
     end_process(message)
@@ -144,8 +144,8 @@ def _end_with_parent() -> None:
 def _leave(folder: Path, failure: Failure) -> int:
     """Leaves the failure in the folder, unless another rank was first, and waits for `dragoman train` to end us all: a
     rank that simply ended would make the others fail in their next collective and hide the cause."""
-    if failure.status == DEFECT:
-        failure = Failure(DEFECT, f"dragoman: rank {os.environ.get('RANK', '0')} failed:\n{failure.message}")
+    if failure.status == ExitStatus.DEFECT:
+        failure = Failure(ExitStatus.DEFECT, f"dragoman: rank {os.environ.get('RANK', '0')} failed:\n{failure.message}")
     draft = folder / f"draft-{os.getpid()}"
     try:
         draft.write_text(json.dumps(asdict(failure)))

@@ -23,7 +23,7 @@ from trainer.engine.base import Engine
 from trainer.engine.config import EngineConfig
 from trainer.engine.launcher_environment import check_launcher
 from trainer.engine.process_group import ProcessGroup, choose_device, rank_and_world_size
-from trainer.errors import OutOfMemory, UserError
+from trainer.errors import OutOfMemory, UserError, error_line
 from trainer.inference.model_directory import build_model
 from trainer.reporting.background_tracker import BackgroundTracker, Trackers, Verdict
 from trainer.reporting.console import Console, RunFacts
@@ -34,7 +34,7 @@ from trainer.reporting.tensorboard_sink import TensorBoardSink, require_tensorbo
 from trainer.reporting.wandb_sink import create_wandb_tracker
 from trainer.run_directory.ownership import metrics_path, owning, prepare
 from trainer.run_directory.rank_log import RankLog
-from trainer.run_directory.state import RunState, headline
+from trainer.run_directory.state import RunState
 from trainer.run_directory.watchdog import Watchdog, end_process
 from trainer.training import rehearsal as memory
 from trainer.training.loop import Collaborators, Loop, Progress
@@ -110,7 +110,7 @@ def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopReq
         outcome = "interrupted" if verdict in signal.Signals.__members__ else "finished"
     except Exception as error:
         with suppress(UserError):  # the metrics may be what cannot be written
-            reporter.failed(max(signs.watchdog.step, progress.step), headline(error))
+            reporter.failed(max(signs.watchdog.step, progress.step), error_line(error))
         raise
     finally:
         reporter.close(outcome)

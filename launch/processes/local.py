@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from launch.failure import DEFECT, INTERRUPTED, Failure
+from launch.failure import Failure
 from launch.worker import FAILURE_FILE, LAUNCH_FOLDER, WORKER_PREFIX
+from trainer.errors import ExitStatus
 from trainer.reporting.code_version import HOME
 from trainer.training.stop_request import STOP_SIGNALS
 
@@ -121,11 +122,11 @@ class Workers:
         if self.failed:
             return Failure(**json.loads(self._failure.read_text()))
         if self.must_end:
-            return Failure(INTERRUPTED, "")
+            return Failure(ExitStatus.INTERRUPTED, "")
         if torchrun_status == 0:
             return None
         return Failure(
-            DEFECT,
+            ExitStatus.DEFECT,
             "dragoman: a worker process died without a word, perhaps for want of memory (torchrun's report is above, "
             "`dragoman logs RUN --rank R` has what it said last); the same command goes on from the last checkpoint.",
         )

@@ -25,10 +25,10 @@ from typing import Any, Literal
 
 from launch.watching.run_history import RESTARTS, causes, read_requeues
 from trainer.checkpoints.names import list_checkpoints, step_of
+from trainer.errors import ExitStatus
 from trainer.run_directory.state import read_failures, read_state
 
 REQUEUE, NOTHING_TO_DO = 85, 86
-USER_ERROR = 2
 _BEGUN = "slurm/begun.json"
 _SILENT = "a process died without a word"
 
@@ -70,9 +70,9 @@ def decide(end: JobEnd, history: Sequence[Record]) -> Decision:
         return Decision("stop", "finished")
     if end.cancelled:
         return Decision("stop", f"cancelled; the newest checkpoint, after step {end.step}, is kept")
-    mistake = next((o for o in end.outcomes if o["status"] == USER_ERROR), None)
+    mistake = next((o for o in end.outcomes if o["status"] == ExitStatus.USER_ERROR), None)
     if mistake:
-        return Decision("stop", _headline(mistake), USER_ERROR)
+        return Decision("stop", _headline(mistake), ExitStatus.USER_ERROR)
     if said.get("state") == "stopped":
         return Decision(on, f"stopped by {said.get('reason')} after step {said.get('step')}")
     if end.warned and not end.outcomes:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from trainer.errors import OutOfMemory
+from trainer.errors import OutOfMemory, error_line
 
 # torch has an exception of its own for its CUDA allocator alone; the CPU's, cuBLAS and NCCL say it in words.
 _WORDS = ("can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
@@ -27,7 +27,7 @@ def telling_out_of_memory() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
             raise
-        raise OutOfMemory(f"{error}".splitlines()[0]) from error
+        raise OutOfMemory(error_line(error, with_type=False)) from error
 
 
 def peak_host_memory() -> int:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Literal, Protocol
 
+from trainer.errors import error_line
+
 Verdict = Literal["finished", "failed", "interrupted"]
 Notify = Callable[[str], None]
 
@@ -129,7 +131,7 @@ class BackgroundTracker:
                 self._sink.confirm()
         except Exception as error:
             if not self._abandoned:
-                self._tell(f"is off for the rest of this run ({first_line(error)}); metrics.jsonl goes on.")
+                self._tell(f"is off for the rest of this run ({error_line(error)}); metrics.jsonl goes on.")
         finally:
             with suppress(Exception):
                 self._sink.release()
@@ -145,8 +147,3 @@ class BackgroundTracker:
                 self._num_errors += 1
                 if self._num_errors >= self._max_errors:
                     raise
-
-
-def first_line(error: Exception) -> str:
-    """An exception in one line, as it is told to the user."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]

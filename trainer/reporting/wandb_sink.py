@@ -17,7 +17,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from trainer.configuration.sections import WandbConfig
-from trainer.reporting.background_tracker import BackgroundTracker, Notify, NoTracker, Tracker, Verdict, first_line
+from trainer.errors import error_line
+from trainer.reporting.background_tracker import BackgroundTracker, Notify, NoTracker, Tracker, Verdict
 from trainer.reporting.charts import X_AXES, chart_values
 from trainer.reporting.metrics_file import read_metrics
 from trainer.run_directory.ownership import metrics_path
@@ -115,7 +116,7 @@ class WandbSink:
             except Exception as error:
                 if self._abandoned:
                     raise
-                self._notify(f"W&B cannot be reached ({first_line(error)}).")
+                self._notify(f"W&B cannot be reached ({error_line(error)}).")
                 # The failed run still holds the id.
                 wandb.teardown()
         self._start("offline")

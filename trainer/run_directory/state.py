@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.errors import lost_peer
+from trainer.errors import error_line, lost_peer
 
 STATE, FAILURES = "state.json", "failures.jsonl"
 STARTS = ("started", "resumed")  # the events that begin a start
@@ -52,11 +52,11 @@ class RunState:
         """Every rank tells its own failure; rank 0's is also the state of the run. `step`: the last that was done."""
         step = max(step, self._first_step)
         record = {"time": time.time(), "step": step, "rank": self._rank, "host": socket.gethostname()}
-        record |= {"error": headline(error), "traceback": "".join(traceback.format_exception(error))}
+        record |= {"error": error_line(error), "traceback": "".join(traceback.format_exception(error))}
         record["lost_peer"] = lost_peer(error)
         with suppress(OSError), (self._directory / FAILURES).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._write("failed", headline(error), step)
+        self._write("failed", error_line(error), step)
 
     def _write(self, state: State, reason: str | None, step: int) -> None:
         if self._rank != 0:
@@ -85,8 +85,3 @@ def read_failures(run_directory: Path) -> list[dict[str, Any]]:
             with suppress(ValueError):
                 failures.append(json.loads(line))
     return failures
-
-
-def headline(error: BaseException) -> str:
-    """An error in one line."""
-    return "".join(traceback.format_exception_only(error)).splitlines()[0]

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.configuration.sections import HangConfig
+from trainer.errors import ExitStatus
 
 HEARTBEATS = "heartbeats"
-GAVE_UP = 75  # the exit status of a process that hung: EX_TEMPFAIL of sysexits.h, "try again later"
 _SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_HEARTBEATS = 10.0
 _USUAL_OF = 50  # steps
@@ -37,7 +37,7 @@ def end_process(message: str) -> None:
     try:
         print(message, file=sys.stderr, flush=True)
     finally:
-        os._exit(GAVE_UP)
+        os._exit(ExitStatus.TRY_AGAIN)
 
 
 def read_heartbeats(run_directory: Path) -> dict[int, dict[str, Any]]:

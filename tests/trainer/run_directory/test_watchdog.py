@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from trainer.configuration.sections import HangConfig
+from trainer.errors import ExitStatus
 from trainer.run_directory import watchdog
 from trainer.run_directory.watchdog import Watchdog
 
@@ -92,5 +93,5 @@ def test_a_process_that_gives_up_ends_with_a_status_of_its_own(stderr: str) -> N
         text=True,
         check=False,
     )
-    assert ended.returncode == watchdog.GAVE_UP
+    assert ended.returncode == ExitStatus.TRY_AGAIN
     assert "why" in (ended.stderr or "") + (ended.stdout or "")

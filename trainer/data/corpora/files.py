@@ -22,7 +22,7 @@ from trainer.data.corpora.remote_files import (
     open_remote_file,
     remote_file_identity,
 )
-from trainer.errors import Unavailable, UserError
+from trainer.errors import Unavailable, UserError, error_line
 
 _READ_BYTES = 1 << 16
 # What a local disk, a network file system or a full memory says and may not say at the next start.
@@ -97,7 +97,9 @@ def naming(path: str) -> Iterator[None]:
     except EOFError:
         raise CutOff(path) from None
     except ImportError as error:
-        raise UserError(f"{path} needs a package that is not installed: {first_line(error)}.") from error
+        raise UserError(
+            f"{path} needs a package that is not installed: {error_line(error, with_type=False)}."
+        ) from error
     except Exception as error:
         # Every decompressor and every protocol has exceptions of its own.
         if is_missing(error):
@@ -105,20 +107,15 @@ def naming(path: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
         if _may_pass(error, path):
             raise Unavailable(
-                f"{path} cannot be read: {first_line(cause)}; start again when it can be reached."
+                f"{path} cannot be read: {error_line(cause, with_type=False)}; start again when it can be reached."
             ) from error
-        raise UserError(f"{path} cannot be read: {first_line(cause)}.") from error
+        raise UserError(f"{path} cannot be read: {error_line(cause, with_type=False)}.") from error
 
 
 def _may_pass(error: Exception, path: str) -> bool:
     if is_remote(path):
         return not is_lasting(error)
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _PASSING)
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, fit to end a sentence of ours."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
 
 
 def _find_local_files(pattern: str) -> list[str]:

@@ -5,9 +5,8 @@ from functools import cache
 from typing import Any
 
 from trainer.data.config import CorpusConfig
-from trainer.data.corpora.files import first_line
 from trainer.data.corpora.tables import BATCH_ROWS, read_batch
-from trainer.errors import Unavailable, UserError
+from trainer.errors import Unavailable, UserError, error_line
 
 # `datasets` would try a dead network for 100 seconds; five tries of five seconds outlast a hiccup.
 _RETRIES = 5
@@ -32,10 +31,12 @@ def read_hub(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
     except Exception as error:
         # Arrow, fsspec and the Hub's client each raise types of their own.
         if first_row == 1 and _is_lasting(error):
-            raise UserError(f"the Hub's dataset {corpus.hub} cannot be read: {first_line(error)}.") from error
+            raise UserError(
+                f"the Hub's dataset {corpus.hub} cannot be read: {error_line(error, with_type=False)}."
+            ) from error
         beyond = f" beyond row {first_row - 1}" if first_row > 1 else ""
         raise Unavailable(
-            f"the Hub's dataset {corpus.hub} cannot be read{beyond} ({first_line(error)}): start "
+            f"the Hub's dataset {corpus.hub} cannot be read{beyond} ({error_line(error, with_type=False)}): start "
             "again when the network is back; what is prepared already is kept."
         ) from error
 
@@ -52,7 +53,7 @@ def hub_revision(name: str) -> str | None:
     try:
         return HfApi().dataset_info(name, timeout=_TIMEOUT_SECONDS).sha
     except (RepositoryNotFoundError, GatedRepoError, HFValidationError) as error:
-        raise UserError(f"the Hub gives no dataset {name!r}: {first_line(error)}.") from error
+        raise UserError(f"the Hub gives no dataset {name!r}: {error_line(error, with_type=False)}.") from error
     except Exception as error:
         raise Unavailable(
             f"the Hub cannot be reached for the dataset {name} ({type(error).__name__}): prepare the data "

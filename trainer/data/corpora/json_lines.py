@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from trainer.data.config import CorpusConfig
-from trainer.data.corpora.files import find_files, first_line
+from trainer.data.corpora.files import find_files
 from trainer.data.corpora.lines import line_blocks
-from trainer.errors import UserError
+from trainer.errors import UserError, error_line
 
 
 def read_jsonl(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
@@ -55,7 +55,9 @@ def _check_line(line: str, corpus: CorpusConfig, place: str) -> None:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise UserError(f"{place} is not valid JSON ({first_line(error)}): write one object a line.") from None
+        raise UserError(
+            f"{place} is not valid JSON ({error_line(error, with_type=False)}): write one object a line."
+        ) from None
     if corpus.languages and isinstance(row, dict):
         row = row.get("translation", row)
     if not isinstance(row, dict):

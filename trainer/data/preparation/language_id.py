@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from trainer.errors import Unavailable, UserError
+from trainer.errors import Unavailable, UserError, error_line
 
 Identifier = Callable[[list[str]], Sequence[str]]
 _SETTING = "`data.filters.language_id`"
@@ -26,8 +26,8 @@ def identify(address: str, texts: list[str]) -> list[str]:
         codes = list(identifier(texts))
     except Exception as error:
         raise Unavailable(
-            f"{_SETTING} ({address}) failed on {len(texts):,} texts with {_told(error)}: mend it and start again; what "
-            "is prepared already is kept."
+            f"{_SETTING} ({address}) failed on {len(texts):,} texts with {error_line(error)}: mend it and start again; "
+            "what is prepared already is kept."
         ) from error
     if len(codes) != len(texts):
         raise UserError(
@@ -48,7 +48,7 @@ def load_identifier(address: str) -> Identifier:
         module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except Exception as error:
         raise Unavailable(
-            f"{_SETTING} is {address!r}, but {place} cannot be imported ({_told(error)}): give the function as "
+            f"{_SETTING} is {address!r}, but {place} cannot be imported ({error_line(error)}): give the function as "
             "module:function or path/file.py:function."
         ) from error
     function = getattr(module, name, None)
@@ -68,8 +68,3 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
-
-
-def _told(error: Exception) -> str:
-    message = str(error).strip()
-    return f"{type(error).__name__}: {message.splitlines()[0]}" if message else type(error).__name__
