@@ -1,7 +1,7 @@
 """Greedy and beam search over cached decoder states.
 
 Shape suffixes: N sentences still searched, K beam_size, B = N * K decoder rows (sentence-major), V vocabulary,
-C = 2 * K candidates, T target tokens so far, S source tokens of the batch.
+C = 2 * K candidates, H num_hypotheses, T target tokens so far, S source tokens of the batch.
 """
 
 from collections.abc import Sequence
@@ -31,6 +31,7 @@ class SearchConfig:
 
     `beam_size` 1 is greedy search. A hypothesis scores log P / ((5 + length) / 6) ** length_penalty with eos in its
     length (Wu et al. 2016, equation 14; Vaswani et al. 2017, section 6.1, use 4 and 0.6); `length_penalty` >= 0.
+    `num_hypotheses`, from 1 to `beam_size`, is how many of the best hypotheses to return for each sentence.
     A target is at most `max_extra_tokens` longer than its source, eos included on both sides (same section).
     `forbidden_ids` are never generated: pad, bos and unk, none of which means anything to a reader.
     """
@@ -40,6 +41,7 @@ class SearchConfig:
     forbidden_ids: tuple[int, ...] = ()
     beam_size: int = 4
     length_penalty: float = 0.6
+    num_hypotheses: int = 1
     max_extra_tokens: int = 50
 
 
@@ -55,7 +57,8 @@ class _Beams(NamedTuple):
     """The live hypotheses of the sentences that are still searched; all have the same length T.
 
     `sentence_N` are places in the caller's batch, `max_length_N` the longest target allowed, eos included.
-    `num_finished_N` and `best_finished_N` summarise the hypotheses already finished. A dead slot scores -inf.
+    `num_finished_N` counts the hypotheses already finished and `best_finished_NH` holds the scores of the best of them,
+    in descending order. A dead or empty slot scores -inf.
     """
 
     sentence_N: Tensor
@@ -63,7 +66,7 @@ class _Beams(NamedTuple):
     scores_NK: Tensor
     tokens_NKT: Tensor
     num_finished_N: Tensor
-    best_finished_N: Tensor
+    best_finished_NH: Tensor
 
 
 class _Candidates(NamedTuple):
@@ -80,10 +83,9 @@ def search(
 ) -> list[list[Hypothesis]]:
     """Translates one batch of source sentences (token ids that end with eos).
 
-    Returns for each sentence between 1 and `beam_size` hypotheses, best first (none where logits are not finite).
-    Search for a sentence ends when `beam_size` hypotheses have finished or when no live one can still beat the best
-    finished one; its decoder rows are then dropped. `beam_size` 1 goes the same way and is greedy search. Of equal
-    scores the earlier beam's, then the smaller id goes first.
+    Returns for each sentence between 1 and `num_hypotheses` hypotheses, best first (none if logits are not finite).
+    A sentence whose search has ended (see `_unfinished`) gives up its decoder rows. `beam_size` 1 runs the same code
+    and is greedy search. Equal scores are ordered by beam, then by token id.
     """
     state = _start(model, sources, device)
     state.select(torch.arange(len(sources), device=device).repeat_interleave(config.beam_size))
@@ -95,7 +97,7 @@ def search(
         moved = config.beam_size > 1 or len(parents_B) < len(logits_BV)
         if moved and len(parents_B):
             state.select(parents_B)
-    return [sorted(hypotheses, key=lambda h: -h.score)[: config.beam_size] for hypotheses in finished]
+    return [sorted(hypotheses, key=lambda h: -h.score)[: config.num_hypotheses] for hypotheses in finished]
 
 
 def length_normaliser(length: Tensor | int, length_penalty: float) -> Any:
@@ -124,7 +126,7 @@ def _first_beams(sources: Sequence[Sequence[int]], config: SearchConfig, device:
         scores_NK=scores_NK,
         tokens_NKT=torch.full((num_sentences, config.beam_size, 1), config.bos_id, device=device),
         num_finished_N=torch.zeros(num_sentences, dtype=torch.long, device=device),
-        best_finished_N=torch.full((num_sentences,), -torch.inf, device=device),
+        best_finished_NH=torch.full((num_sentences, config.num_hypotheses), -torch.inf, device=device),
     )
 
 
@@ -143,10 +145,10 @@ def _advance(
     _collect(beams, candidates, final_NK, ends_NK, finished)
 
     beams, parents_NK = _continue(beams, candidates, config)
-    best_N = final_NK.masked_fill(~ends_NK, -torch.inf).amax(1)
+    final_NK = final_NK.masked_fill(~ends_NK, -torch.inf)
     beams = beams._replace(
         num_finished_N=beams.num_finished_N + ends_NK.sum(1),
-        best_finished_N=torch.maximum(beams.best_finished_N, best_N),
+        best_finished_NH=torch.cat([beams.best_finished_NH, final_NK], dim=1).topk(config.num_hypotheses).values,
     )
     keep_M = _unfinished(beams, config).nonzero().flatten()
     parent_rows_NK = parents_NK + beam_size * torch.arange(len(parents_NK), device=parents_NK.device)[:, None]
@@ -155,11 +157,12 @@ def _advance(
 
 def _candidates(beams: _Beams, logits_BV: Tensor, config: SearchConfig) -> _Candidates:
     num_sentences, beam_size = beams.scores_NK.shape
-    log_probs_BV = logits_BV.float().log_softmax(dim=1)
+    log_probs_BV = logits_BV.log_softmax(dim=1, dtype=torch.float32)
     log_probs_BV[:, list(config.forbidden_ids)] = -torch.inf
     _force_eos_at_the_limit(log_probs_BV, beams, config.eos_id)
-    scores_NV = (beams.scores_NK[:, :, None] + log_probs_BV.view(num_sentences, beam_size, -1)).flatten(1)
-    scores_NC, indices_NC = scores_NV.topk(2 * beam_size, dim=1)
+    # In place: at a large vocabulary this is the largest tensor of the search.
+    scores_NKV = log_probs_BV.view(num_sentences, beam_size, -1).add_(beams.scores_NK[:, :, None])
+    scores_NC, indices_NC = scores_NKV.flatten(1).topk(2 * beam_size, dim=1)
     # topk leaves the order of equal scores open, and scores from bf16 logits are often equal.
     indices_NC, order_NC = indices_NC.sort(dim=1)
     scores_NC, order_NC = scores_NC.gather(1, order_NC).sort(dim=1, descending=True, stable=True)
@@ -201,10 +204,15 @@ def _continue(beams: _Beams, candidates: _Candidates, config: SearchConfig) -> t
 
 
 def _unfinished(beams: _Beams, config: SearchConfig) -> Tensor:
-    """Which sentences go on.
+    """Which sentences to search further: those whose best live hypothesis may still enter the `num_hypotheses` best.
 
-    A log-probability only falls as a hypothesis grows and its divisor only rises, so a live hypothesis ends at best
-    with today's log-probability divided by the longest length's normaliser. At that length none is left alive.
+    A log-probability only falls as a hypothesis grows and its divisor only rises, so a live hypothesis scores at most
+    its present log-probability divided by the normaliser of the longest length. No live one is left at that length.
+    Once `beam_size` hypotheses have finished, its score at its present length is compared instead: a tighter bound
+    that changes next to no translation and saves up to half of the work. To stop at that number whatever the scores
+    would be wrong: where the model is sure of a translation, all other beams are poor and end at once, long before
+    the good one does (https://github.com/neulab/xnmt/issues/572).
     """
-    bound_N = beams.scores_NK.amax(1) / length_normaliser(beams.max_length_N, config.length_penalty)
-    return (bound_N > beams.best_finished_N) & (beams.num_finished_N < config.beam_size)
+    length_N = torch.where(beams.num_finished_N < config.beam_size, beams.max_length_N, beams.tokens_NKT.size(2) - 1)
+    bound_N = beams.scores_NK.amax(1) / length_normaliser(length_N, config.length_penalty)
+    return bound_N > beams.best_finished_NH[:, -1]

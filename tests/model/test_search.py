@@ -55,13 +55,16 @@ class ToyModel:
         return self.logits(source, tokens).double().log_softmax(0).tolist()
 
 
-def config(beam_size: int, length_penalty: float = 0.6, max_extra_tokens: int = 3) -> SearchConfig:
+def config(
+    beam_size: int, length_penalty: float = 0.6, max_extra_tokens: int = 3, num_hypotheses: int = 1
+) -> SearchConfig:
     return SearchConfig(
         bos_id=BOS,
         eos_id=EOS,
         forbidden_ids=FORBIDDEN,
         beam_size=beam_size,
         length_penalty=length_penalty,
+        num_hypotheses=num_hypotheses,
         max_extra_tokens=max_extra_tokens,
     )
 
@@ -105,8 +108,8 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds(length_penalty: float) -
 
 def test_scores_are_length_normalised_log_probabilities_best_first() -> None:
     model = ToyModel()
-    [found] = search(model, [[17, EOS]], config(4, length_penalty=0.9))
-    assert len(found) > 1
+    [found] = search(model, [[17, EOS]], config(4, length_penalty=0.9, num_hypotheses=4))
+    assert len(found) == 4
     assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
     for hypothesis in found:
         length = len(hypothesis.ids) + 1
@@ -128,10 +131,46 @@ def test_beam_one_is_greedy_search() -> None:
     assert [h.ids for [h] in found] == [greedy(model, source[0], max_length=5) for source in sources]
 
 
+class Sure(ToyModel):
+    """Six times A with P = .9 where eos has .09, then eos with .99; after B hardly anything but eos."""
+
+    def logits(self, source: int, tokens: list[int]) -> Tensor:
+        a, b, eos = (0.9, 0.01, 0.09) if len(tokens) <= 6 else (0.005, 0.005, 0.99)
+        return torch.tensor([0.0, 0.0, 0.0, eos, a, b]).log()
+
+
+@pytest.mark.parametrize("beam_size", [1, 2, 3, 4, 8])
+def test_poor_hypotheses_that_end_early_do_not_end_the_search(beam_size: int) -> None:
+    [[best]] = search(Sure(), [[10, EOS]], config(beam_size, max_extra_tokens=20))
+    assert best.ids == [A] * 6
+    assert best.score == pytest.approx((6 * math.log(0.9) + math.log(0.99)) / (12 / 6) ** 0.6, rel=1e-5)
+
+
+@pytest.mark.parametrize("num_hypotheses", [1, 2, 4])
+def test_the_best_of_n_are_found_as_exhaustive_search_finds_them(num_hypotheses: int) -> None:
+    """The beam is as wide as there are prefixes, so that only the rule for stopping can lose a hypothesis."""
+    model = ToyModel(spread=4.0)
+    for source in range(10, 60):
+        [found] = search(model, [[source, EOS]], config(16, max_extra_tokens=3, num_hypotheses=num_hypotheses))
+        expected = every_hypothesis(model, source, max_length=5, length_penalty=0.6)[:num_hypotheses]
+        assert [h.ids for h in found] == [h.ids for h in expected]
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 0.6])
+def test_a_beam_scores_no_lower_than_greedy_search(length_penalty: float) -> None:
+    """Of confident models: a beam may drop the greedy prefix where four others are more probable by then."""
+    model, sources = ToyModel(spread=4.0), [[source, EOS] for source in range(10, 110)]
+    greedy_scores = [h.score for [h] in search(model, sources, config(1, length_penalty, max_extra_tokens=9))]
+    for beam_size in (2, 4):
+        found = search(model, sources, config(beam_size, length_penalty, max_extra_tokens=9))
+        assert all(h.score > score - 1e-5 for [h], score in zip(found, greedy_scores, strict=True))
+
+
 def test_a_batch_equals_each_sentence_alone() -> None:
     model = ToyModel()
     sources = [[source, *[A] * (source % 4), EOS] for source in range(10, 40)]
-    assert search(model, sources, config(3)) == [search(model, [source], config(3))[0] for source in sources]
+    n_best = config(3, num_hypotheses=2)
+    assert search(model, sources, n_best) == [search(model, [source], n_best)[0] for source in sources]
 
 
 def test_forbidden_tokens_never_appear_and_the_limit_ends_every_hypothesis() -> None:
@@ -142,7 +181,9 @@ def test_forbidden_tokens_never_appear_and_the_limit_ends_every_hypothesis() -> 
             return super().logits(source, tokens) + torch.tensor([9.0, 9.0, 9.0, -30.0, 0.0, 0.0])
 
     for beam_size in (1, 2):
-        found = search(Babbler(), [[10, EOS], [11, A, A, EOS]], config(beam_size, max_extra_tokens=6))
+        found = search(
+            Babbler(), [[10, EOS], [11, A, A, EOS]], config(beam_size, max_extra_tokens=6, num_hypotheses=beam_size)
+        )
         for hypotheses, limit in zip(found, (8, 10), strict=True):
             assert [len(h.ids) + 1 for h in hypotheses] == [limit] * beam_size
             assert all(set(h.ids) <= {A, B} for h in hypotheses)
@@ -217,7 +258,7 @@ SOURCES = [[7, 8, 9, EOS], [10, EOS], [11, 12, 13, 14, 15, 16, EOS], [7, 8, EOS]
 
 def test_cached_search_through_the_transformer_scores_as_full_decoding_does() -> None:
     model = real_model()
-    found = search(model, SOURCES, config(4, max_extra_tokens=9))
+    found = search(model, SOURCES, config(4, max_extra_tokens=9, num_hypotheses=4))
     assert len({len(h.ids) for hypotheses in found for h in hypotheses}) > 2
     for source, hypotheses in zip(SOURCES, found, strict=True):
         for hypothesis in hypotheses:
@@ -229,9 +270,10 @@ def test_cached_search_through_the_transformer_scores_as_full_decoding_does() ->
 @pytest.mark.parametrize("beam_size", [1, 4])
 def test_a_batch_through_the_transformer_equals_each_sentence_alone(beam_size: int) -> None:
     model = real_model()
-    together = search(model, SOURCES, config(beam_size, max_extra_tokens=9))
+    n_best = config(beam_size, max_extra_tokens=9, num_hypotheses=beam_size)
+    together = search(model, SOURCES, n_best)
     for source, found in zip(SOURCES, together, strict=True):
-        [alone] = search(model, [source], config(beam_size, max_extra_tokens=9))
+        [alone] = search(model, [source], n_best)
         assert [h.ids for h in found] == [h.ids for h in alone]
         assert [h.score for h in found] == pytest.approx([h.score for h in alone], rel=1e-4)
 

@@ -17,6 +17,7 @@ from trainer.errors import UserError
 from trainer.inference.model_directory import load
 
 MAX_BATCH_TOKENS = 2048  # source tokens of a batch, padding counted; `beam_size` times as many rows are decoded
+MAX_BATCH_LOGITS = 2**24  # rows times vocabulary of a decoding step: 64 MiB in fp32, a few times that in all
 FIRST_CHUNK, LARGEST_CHUNK = 64, 4096  # lines read before the first and before the later translations
 PATIENCE_SECONDS = 0.05  # how long a chunk waits for the next line before it goes with what it has
 
@@ -94,7 +95,8 @@ class Translator:
         """The best translation of each source, given without eos."""
         sources = [[*ids, self._tokenizers.source.eos_id] for ids in pieces]
         best: list[list[int]] = [[] for _ in sources]
-        for batch in batches_by_length([len(source) for source in sources], MAX_BATCH_TOKENS):
+        max_sentences = max_batch_sentences(config.beam_size, self._tokenizers.target.vocab_size)
+        for batch in batches_by_length([len(source) for source in sources], MAX_BATCH_TOKENS, max_sentences):
             results = search(self._model, [sources[i] for i in batch], config, self._device)
             for i, hypotheses in zip(batch, results, strict=True):
                 best[i] = hypotheses[0].ids if hypotheses else []
@@ -122,14 +124,19 @@ def load_translator(path: Path, device: str = "auto") -> Translator:
     return Translator(loaded.model, loaded.tokenizers, config.data.max_length, config.evaluation, loaded.device)
 
 
-def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+def max_batch_sentences(beam_size: int, vocab_size: int) -> int:
+    """How many sentences to decode at once, so that a step has at most `MAX_BATCH_LOGITS` logits; at least one."""
+    return max(1, MAX_BATCH_LOGITS // (beam_size * vocab_size))
+
+
+def batches_by_length(lengths: Sequence[int], max_tokens: int, max_sentences: int) -> Iterator[list[int]]:
     """Indices in batches of similar length, at most `max_tokens` with padding (or one longer sentence) each.
 
-    The longest come first, so that memory runs out at once if at all.
+    No batch has more than `max_sentences`. The longest come first, so that memory runs out at once if at all.
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > max_tokens:
+        if batch and (len(batch) == max_sentences or (len(batch) + 1) * lengths[batch[0]] > max_tokens):
             yield batch
             batch = []
         batch.append(index)

@@ -20,6 +20,7 @@ from trainer.inference.translation import (
     Translator,
     batches_by_length,
     load_translator,
+    max_batch_sentences,
     ready_chunks,
     split,
 )
@@ -42,7 +43,9 @@ def test_order_and_empty_lines_are_kept(translator: Translator) -> None:
 
 def test_the_sources_tokenizer_encodes_and_the_targets_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
     source = SimpleNamespace(encode=lambda lines: [[len(line)] for line in lines], eos_id=77)
-    target = SimpleNamespace(bos_id=5, eos_id=6, pad_id=7, unk_id=8, decode=lambda best: [f"{ids}" for ids in best])
+    target = SimpleNamespace(
+        bos_id=5, eos_id=6, pad_id=7, unk_id=8, vocab_size=9, decode=lambda best: [f"{ids}" for ids in best]
+    )
     asked: list[Any] = []
 
     def found(model: Any, sources: list[list[int]], config: SearchConfig, device: Any) -> list[Any]:
@@ -110,13 +113,22 @@ def test_pieces_fit_and_lose_nothing_but_space(text: str, limit: int, pieces: li
 
 def test_batches_hold_similar_lengths_within_the_budget() -> None:
     lengths = [5, 1, 9, 3, 3, 8, 200, 2, 7]
-    batches = list(batches_by_length(lengths, 20))
+    batches = list(batches_by_length(lengths, 20, max_sentences=3))
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     assert batches[0] == [6]
+    assert max(len(batch) for batch in batches) == 3
     for batch in batches[1:]:
         assert len(batch) * max(lengths[i] for i in batch) <= 20
     longest = [max(lengths[i] for i in batch) for batch in batches]
     assert longest == sorted(longest, reverse=True)
+
+
+@pytest.mark.parametrize(("beam_size", "vocab_size", "most"), [(1, 8000, 2097), (4, 8000, 524), (8, 32000, 65)])
+def test_short_lines_are_decoded_in_batches_bounded_by_the_vocabulary(
+    beam_size: int, vocab_size: int, most: int
+) -> None:
+    assert max_batch_sentences(beam_size, vocab_size) == most
+    assert max_batch_sentences(10_000, 1_000_000) == 1
 
 
 def test_a_typed_line_comes_back_before_the_next_is_typed() -> None:
