@@ -73,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in (
         _add_train,
+        _add_worker,
         _add_submit,
         _add_prepare,
         _add_data,
@@ -117,6 +118,20 @@ example:
     parser = _add(subparsers, commands.train, "train a model, or go on with a run", text)
     _add_configuration(parser)
     parser.add_argument("--processes", type=_count, metavar="N", help="default: the number of GPUs, or 1 without any")
+
+
+def _add_worker(subparsers: Subparsers) -> None:
+    text = """\
+Trains as one of several processes that another launcher has started: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and
+MASTER_PORT in the environment say which. `python -m launch.worker` does the same, unless the current folder holds a
+`launch.py` or a folder `launch` of yours, which Python would then import instead.
+
+examples:
+  torchrun --standalone --nproc-per-node 2 --no-python dragoman worker configs/multi30k_en_de.yaml
+  srun sh -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS dragoman worker config.yaml'"""
+    parser = _add(subparsers, commands.worker, "train as one process of another launcher", text)
+    _add_configuration(parser)
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # `deepspeed` adds it
 
 
 def _add_submit(subparsers: Subparsers) -> None:

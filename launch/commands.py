@@ -67,6 +67,13 @@ def _train_here(config: Config) -> Failure | None:
     return None
 
 
+def worker(options: Namespace) -> int:
+    """Trains as one of the processes that another launcher has started."""
+    from launch.worker import main
+
+    return main([options.config, *options.changes])
+
+
 def submit(options: Namespace) -> int:
     """Checks a run, or each of a sweep, as `train` does, then gives it to SLURM."""
     from launch.slurm import submit as slurm

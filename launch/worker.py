@@ -1,6 +1,6 @@
-"""What each process of a training run executes: `python -m launch.worker CONFIG [key=value …]`.
+"""What each process of a training run executes: `python -m launch.worker CONFIG [key=value …]`, or `dragoman worker`.
 
-`dragoman train` starts it through torchrun; `torchrun`, `accelerate launch`, `deepspeed` and `srun` may start it as
+`dragoman train` starts it through torchrun. torchrun, `accelerate launch`, `deepspeed` and `srun` may start it as
 well, because all that it knows of the other processes comes from the environment (RANK, WORLD_SIZE, …).
 
 Under `dragoman train`, the environment variable DRAGOMAN_LAUNCH names a folder in which a worker leaves its process id,
@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -39,8 +40,8 @@ _SIGNS_OF_A_LAUNCHER = ("RANK", "ACCELERATE_MIXED_PRECISION")
 _SECONDS_FOR_A_FILE = 5.0
 
 
-def main() -> int:
-    """Trains as the command line says; the exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains as the arguments (by default those of `sys.argv`) say. Returns the exit status."""
     folder, outcomes = os.environ.get(LAUNCH_FOLDER), os.environ.get(OUTCOMES)
     try:
         if folder:
@@ -49,7 +50,7 @@ def main() -> int:
             threading.Thread(target=end_with_launcher, args=(os.getppid(),), daemon=True).start()
             if outcomes:
                 _take_early_signals()
-        _train(sys.argv[1:], Path(folder) if folder else None)
+        _train(list(sys.argv[1:] if arguments is None else arguments), Path(folder) if folder else None)
         # All is saved. Python gives our handlers up before it ends, and one more signal would make that a failure.
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)

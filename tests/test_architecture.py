@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("launch", "trainer", "model")
 ONE_DOOR = ("accelerate", "deepspeed", "datasets", "fsspec", "sentencepiece", "wandb", "sacrebleu", "yaml", "pydantic")
 TOP_LEVEL = {
+    "dragoman_script.py",
     *PACKAGES, "configs", "slurm", "docs", "tests", ".ci", ".github", ".pre-commit-config.yaml", "pyproject.toml",
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "Makefile", "constraints.txt", ".gitignore",
 }  # fmt: skip

@@ -13,13 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from launch import HOME
 from launch.failure import Failure
 from launch.worker import FAILURE_FILE, LAUNCH_FOLDER, WORKER_PREFIX
 from trainer.errors import ExitStatus
-from trainer.reporting.code_version import HOME
 from trainer.training.stop_request import STOP_SIGNALS
 
 POLL_SECONDS = 0.1
+# Not `launch.worker`: PYTHONPATH may hold a module `launch` of the user's, see `dragoman_script`.
+WORKER = ("-m", "dragoman_script", "worker")
 # One asks the loop to save and stop, two stop it at once, three end workers that do not answer.
 INTERRUPTS_TO_KILL = 3
 
@@ -137,12 +139,12 @@ class Workers:
 
 def _torchrun_command(processes: int, arguments: Sequence[str]) -> list[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    return [*torchrun, "--nproc-per-node", f"{processes}", "--max-restarts", "0", "-m", "launch.worker", *arguments]
+    return [*torchrun, "--nproc-per-node", f"{processes}", "--max-restarts", "0", *WORKER, *arguments]
 
 
 def _worker_environment(folder: str) -> dict[str, str]:
-    # Safe path: a `model.py` in the user's folder is not imported in our place. Our own packages, if they lie in a
-    # clone and not among the installed ones, then need to be named.
+    # With a safe path, Python does not import modules from the current folder. If our packages are in a clone, and so
+    # not among the installed ones, the workers need its path.
     environment = os.environ | {LAUNCH_FOLDER: folder, "PYTHONSAFEPATH": "1"}
     if HOME.name not in ("site-packages", "dist-packages"):
         environment["PYTHONPATH"] = os.pathsep.join([str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])])

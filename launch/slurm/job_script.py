@@ -38,7 +38,7 @@ trap 'warned=1; [ -z "$step" ] || kill -USR1 "$step"' USR1 TERM
 srun {srun} bash -c 'trap "" USR1; exec "$@"' _ \\
   {container}"$python" -m torch.distributed.run --nnodes {nodes} --nproc-per-node {processes} --max-restarts 0 \\
   --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}" --rdzv-endpoint "$address:$port" \\
-  {local_address}--shutdown-timeout 240 -m launch.worker "$run/{folder}/config.yaml" &
+  {local_address}--shutdown-timeout 240 -m dragoman_script worker "$run/{folder}/config.yaml" &
 step=$!
 while :; do  # a signal ends `wait` early
   wait "$step"

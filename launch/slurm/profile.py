@@ -10,7 +10,7 @@ from trainer.configuration.reading import load_settings
 from trainer.errors import UserError
 
 VARIABLE = "DRAGOMAN_SLURM_PROFILE"
-PROFILES = Path(__file__).parents[2] / "slurm" / "profiles"
+PROFILES = Path(__file__).parent / "profiles"
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 import shutil
 from pathlib import Path
 
-from trainer.reporting.code_version import CHANGES_FILE, COMMIT_FILE, HOME, git
+from launch import HOME, PACKAGES
+from trainer.reporting.code_version import CHANGES_FILE, COMMIT_FILE, git
 
-PACKAGES = ("launch", "trainer", "model")
+SCRIPT = "dragoman_script.py"
 
 
 def take_snapshot(folder: Path) -> str:
@@ -17,6 +18,7 @@ def take_snapshot(folder: Path) -> str:
     shutil.rmtree(draft, ignore_errors=True)
     for package in PACKAGES:
         shutil.copytree(HOME / package, draft / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(HOME / SCRIPT, draft / SCRIPT)
     commit = git(HOME, "rev-parse", "HEAD") if (HOME / ".git").exists() else None
     changes = git(HOME, "diff", "HEAD") if commit else None
     told = f"commit {commit.strip()[:12]}" if commit else "the installed packages"

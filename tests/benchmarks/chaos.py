@@ -193,7 +193,7 @@ def _workers(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
     found = []
     for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
         try:
-            if "launch.worker" in child.cmdline() and "torch.distributed.run" not in child.cmdline():
+            if "dragoman_script" in child.cmdline() and "torch.distributed.run" not in child.cmdline():
                 found.append(child)
         except psutil.Error:
             continue

@@ -13,7 +13,7 @@ from launch import commands
 from launch.cli import main
 from trainer.errors import UserError
 
-COMMANDS = ("train", "prepare", "data", "translate", "evaluate", "average", "status", "logs", "config")
+COMMANDS = ("train", "worker", "prepare", "data", "translate", "evaluate", "average", "status", "logs", "config")
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
 
 
@@ -24,7 +24,7 @@ def test_the_help_of_a_command_has_an_example(command: str, capsys: pytest.Captu
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert "example" in text
-    assert f"  dragoman {command} " in text
+    assert f" dragoman {command} " in text.partition("example")[2]
 
 
 def test_the_help_names_all_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,13 +97,17 @@ def test_a_mistake_of_all_workers_is_told_once(capfd: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
-def test_a_users_own_model_py_is_not_imported_in_our_place(tmp_path: Path) -> None:
-    for name in ("model.py", "trainer.py", "yaml.py"):
+def test_the_users_own_modules_are_not_imported_in_our_place(tmp_path: Path) -> None:
+    """Neither from the current folder nor from PYTHONPATH."""
+    for name in ("here/yaml.py", "here/model.py", "there/launch.py", "there/model.py", "there/trainer.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("raise RuntimeError('the wrong module')")
     root = Path(local.__file__).parents[2]
-    code = "import sys; from launch.processes.local import run_workers; print(run_workers(['nowhere.yaml'], 2).status)"
-    environment = os.environ | {"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"}
+    code = (
+        "import dragoman_script; from launch.processes.local import run_workers as f; print(f(['no.yaml'], 2).status)"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'there'}:{root}", "PYTHONSAFEPATH": "1"}
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=tmp_path / "here", env=environment, capture_output=True, text=True, check=True
     )
     assert (result.stdout.strip(), result.stderr) == ("2", "")

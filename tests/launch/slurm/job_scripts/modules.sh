@@ -44,7 +44,7 @@ trap 'warned=1; [ -z "$step" ] || kill -USR1 "$step"' USR1 TERM
 srun --kill-on-bad-exit=1 --wait=120 bash -c 'trap "" USR1; exec "$@"' _ \
   "$python" -m torch.distributed.run --nnodes 4 --nproc-per-node 4 --max-restarts 0 \
   --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" --rdzv-endpoint "$address:$port" \
-  --shutdown-timeout 240 -m launch.worker "$run/slurm/config.yaml" &
+  --shutdown-timeout 240 -m dragoman_script worker "$run/slurm/config.yaml" &
 step=$!
 while :; do  # a signal ends `wait` early
   wait "$step"
