@@ -1,6 +1,5 @@
 """Puts one run together: the only file that names the concrete classes side by side."""
 
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing, nullcontext, suppress
@@ -25,7 +24,7 @@ from trainer.engine.launcher_environment import check_launcher
 from trainer.engine.process_group import ProcessGroup, choose_device, rank_and_world_size
 from trainer.errors import OutOfMemory, UserError, error_line
 from trainer.inference.model_directory import build_model
-from trainer.reporting.background_tracker import BackgroundTracker, Trackers, Verdict
+from trainer.reporting.background_tracker import BackgroundTracker, Trackers
 from trainer.reporting.console import Console, RunFacts
 from trainer.reporting.metrics_file import MetricsFile
 from trainer.reporting.reporter import Reporter
@@ -35,6 +34,7 @@ from trainer.reporting.wandb_sink import create_wandb_tracker
 from trainer.run_directory.ownership import metrics_path, owning, prepare
 from trainer.run_directory.rank_log import RankLog
 from trainer.run_directory.state import RunState
+from trainer.run_directory.stop_reason import RunOutcome, StopReason
 from trainer.run_directory.watchdog import Watchdog, end_process
 from trainer.training import rehearsal as memory
 from trainer.training.loop import Collaborators, Loop, Progress
@@ -42,7 +42,7 @@ from trainer.training.stop_request import StopRequest
 from trainer.training.validation import Evaluator
 
 
-def train(config: Config, give_up: Callable[[str], None] = end_process) -> str:
+def train(config: Config, give_up: Callable[[str], None] = end_process) -> StopReason:
     """One process's part of training, from the newest checkpoint where there is one; why training ended.
 
     The launcher's environment says which process this is. `give_up` is told why when this process hangs and must end
@@ -68,14 +68,14 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> str:
     ):
         state = RunState(directory, rank, world_size, config.run.max_steps)
         try:
-            verdict = _train(config, prepared, data, stop, _Signs(watchdog, state, log))
+            reason = _train(config, prepared, data, stop, _Signs(watchdog, state, log))
         except BaseException as error:
             state.failed(watchdog.step, error)
             if isinstance(error, OutOfMemory):
                 memory.remember_parts(config, 2 * memory.num_parts(config))
             raise
     processes.leave()
-    return verdict
+    return reason
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,14 @@ class _Signs:
     log: RankLog
 
 
-def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopRequest, signs: _Signs) -> str:
+def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopRequest, signs: _Signs) -> StopReason:
     model = initial_model(config, prepared.tokenizers)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = create_engine(model, config.engine, config.optimizer)
     resumed = newest_verified(engine, Path(config.run.directory))
     progress = restore(resumed, config, engine, data) if resumed else Progress()
     reporter = _reporter(config, engine, prepared, progress.step, num_parameters, signs.log)
-    outcome: Verdict = "failed"
+    outcome = RunOutcome.FAILED
     signs.state.training(progress.step)
     try:
         reporter.start(start_facts(engine.device, engine.world_size, num_parameters) if engine.rank == 0 else {})
@@ -104,10 +104,10 @@ def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopReq
         vocab_size = prepared.tokenizers.target.vocab_size
         parts = Collaborators(engine, data, evaluator, reporter, stop, signs.watchdog, go_back, num_parts, vocab_size)
         loop = Loop(config, parts, progress)
-        verdict = loop.run()
-        signs.state.ended(loop.progress.step, verdict)
-        reporter.finish(loop.progress.step, verdict, _best(config, loop.progress))
-        outcome = "interrupted" if verdict in signal.Signals.__members__ else "finished"
+        reason = loop.run()
+        signs.state.ended(loop.progress.step, reason)
+        reporter.finish(loop.progress.step, reason, _best(config, loop.progress))
+        outcome = reason.outcome
     except Exception as error:
         with suppress(UserError):  # the metrics may be what cannot be written
             reporter.failed(max(signs.watchdog.step, progress.step), error_line(error))
@@ -116,7 +116,7 @@ def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopReq
         reporter.close(outcome)
     # Not after a failure: the other ranks would fail in their next collective before this one has said why it did.
     engine.close()
-    return verdict
+    return reason
 
 
 def training_data(config: Config, prepared: Prepared, share: Share, device: torch.device) -> TrainingData:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoints.names import list_checkpoints, step_of
-from trainer.run_directory.state import STARTS
+from trainer.reporting.events import STARTS, Event
 
 RESTARTS = "restarts.jsonl"
 _NO_REASON = "died without a word"
@@ -67,11 +67,11 @@ def restarts(events: Sequence[Record], failures: Sequence[Record], requeues: Seq
     before: Record | None = None
     ended: str | None = None
     for event in events:
-        if event.get("event") == "ended":
+        if event.get("event") == Event.ENDED:
             ended = str(event.get("detail"))
         if event.get("event") not in STARTS:
             continue
-        if before is not None or event["event"] == "resumed":
+        if before is not None or event["event"] == Event.RESUMED:
             span = (before.get("time") or 0.0 if before else 0.0, event.get("time") or inf)
             found.append(_restart(event, ended or _failure_between(span, failures), _requeue_between(span, requeues)))
         before, ended = event, None
@@ -112,9 +112,9 @@ def last_saves(directory: Path, events: Sequence[Record]) -> tuple[Moment | None
         with suppress(OSError):  # retention may just be removing it
             saved = Moment(step_of(newest), newest.stat().st_mtime, str(newest))
     for event in reversed(events):
-        if event.get("event") == "saved":
+        if event.get("event") == Event.SAVED:
             break
-        if event.get("event") == "save failed":
+        if event.get("event") == Event.SAVE_FAILED:
             return saved, Moment(event.get("step", 0), event.get("time"), str(event.get("detail")))
     return saved, None
 

@@ -9,6 +9,7 @@ from trainer.checkpoints.saver import Saved, SaveFailed, Saver
 from trainer.configuration.sections import Config
 from trainer.engine.base import Engine
 from trainer.errors import UserError
+from trainer.reporting.events import Event
 from trainer.reporting.reporter import Reporter
 
 
@@ -81,11 +82,11 @@ class RunSaving:
         self._saved_step, self._num_failed = saved.step, 0
         self._reporter.saved(saved.step, saved.path, saved.best)
         for complaint in saved.complaints:
-            self._reporter.event(saved.step, "old checkpoint not removed", complaint)
+            self._reporter.event(saved.step, Event.OLD_CHECKPOINT_NOT_REMOVED, complaint)
 
     def _failed(self, error: str) -> None:
         self._num_failed, self._error = self._num_failed + 1, error
-        self._reporter.event(self._saving_step, "save failed", error)
+        self._reporter.event(self._saving_step, Event.SAVE_FAILED, error)
         if self._num_failed >= self._config.max_failed_saves:
             self._give_up()
 

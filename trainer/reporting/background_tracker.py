@@ -5,11 +5,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from trainer.errors import error_line
+from trainer.run_directory.stop_reason import RunOutcome
 
-Verdict = Literal["finished", "failed", "interrupted"]
 Notify = Callable[[str], None]
 
 
@@ -19,8 +19,8 @@ class Tracker(Protocol):
     def log(self, record: Mapping[str, Any]) -> None:
         """Takes a record as it is written into `metrics.jsonl`."""
 
-    def close(self, verdict: Verdict) -> None:
-        """`interrupted` is a run that will go on later."""
+    def close(self, outcome: RunOutcome) -> None:
+        """Brings out what is left; an interrupted run is resumed later."""
 
 
 class NoTracker:
@@ -29,7 +29,7 @@ class NoTracker:
     def log(self, record: Mapping[str, Any]) -> None:
         pass
 
-    def close(self, verdict: Verdict) -> None:
+    def close(self, outcome: RunOutcome) -> None:
         pass
 
 
@@ -43,9 +43,9 @@ class Trackers:
         for tracker in self._trackers:
             tracker.log(record)
 
-    def close(self, verdict: Verdict) -> None:
+    def close(self, outcome: RunOutcome) -> None:
         for tracker in self._trackers:
-            tracker.close(verdict)
+            tracker.close(outcome)
 
 
 class Sink(Protocol):
@@ -55,7 +55,7 @@ class Sink(Protocol):
 
     def write(self, record: Mapping[str, Any]) -> None: ...
 
-    def finish(self, verdict: Verdict) -> None: ...
+    def finish(self, outcome: RunOutcome) -> None: ...
 
     def confirm(self) -> None:
         """Called after `finish` where no record was dropped and no write failed."""
@@ -87,7 +87,7 @@ class BackgroundTracker:
         self._notify = notify
         self._close_seconds = close_seconds
         self._max_errors = max_errors
-        self._queue: queue.Queue[dict[str, Any] | Verdict] = queue.Queue(queue_size)
+        self._queue: queue.Queue[dict[str, Any] | RunOutcome] = queue.Queue(queue_size)
         self._num_dropped = self._num_errors = 0
         self._abandoned = False
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
@@ -101,11 +101,11 @@ class BackgroundTracker:
         except queue.Full:
             self._num_dropped += 1
 
-    def close(self, verdict: Verdict) -> None:
+    def close(self, outcome: RunOutcome) -> None:
         deadline = time.monotonic() + self._close_seconds
         while self._thread.is_alive() and time.monotonic() < deadline:
             with suppress(queue.Full):
-                self._queue.put(verdict, timeout=0.1)
+                self._queue.put(outcome, timeout=0.1)
                 break
         self._thread.join(max(deadline - time.monotonic(), 0))
         if self._thread.is_alive():
@@ -136,7 +136,7 @@ class BackgroundTracker:
             with suppress(Exception):
                 self._sink.release()
 
-    def _write_until_closed(self) -> Verdict:
+    def _write_until_closed(self) -> RunOutcome:
         while True:
             item = self._queue.get()
             if not isinstance(item, dict):

@@ -1,19 +1,22 @@
-"""What `metrics.jsonl` says in short, for whoever looks at a run again and again; without torch."""
+"""A summary of `metrics.jsonl` for those who read it again and again while it grows. Without torch."""
 
 import json
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_TRAIN = b'{"kind": "train"'  # how `MetricsFile` begins such a line; nearly all lines are such
+# Nearly all lines are of this kind, and only the newest of them is decoded. Inside a JSON string the quotes would be
+# escaped, so these bytes are a key and its value; no record has another object with a key `kind`.
+_TRAIN = re.compile(rb'"kind"\s*:\s*"train"')
 
 
 class MetricsDigest:
     """The newest `train` record, the validations set by set, and all events.
 
     `update` reads on from where it stopped: the file of a long run is large. A file that was rewritten, as a resume
-    and a rollback do, is read anew.
+    and a rollback do, is read again from the start.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,7 +43,7 @@ class MetricsDigest:
                 if not line.endswith(b"\n"):  # being written, or torn by a kill
                     break
                 self._offset += len(line)
-                if line.startswith(_TRAIN):
+                if _TRAIN.search(line):
                     newest = line
                 else:
                     self._take(line)

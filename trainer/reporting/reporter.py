@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.reporting.background_tracker import NoTracker, Tracker, Verdict
+from trainer.reporting.background_tracker import NoTracker, Tracker
 from trainer.reporting.console import Console, RunFacts, Sample
+from trainer.reporting.events import Event
 from trainer.reporting.metrics_file import MetricsFile
+from trainer.run_directory.stop_reason import RunOutcome, StopReason
 
 
 class Reporter:
@@ -22,8 +24,8 @@ class Reporter:
     def start(self, facts: Mapping[str, Any]) -> None:
         """`facts` are those of this start, see `trainer.reporting.start_facts`."""
         self._console.start(self._facts)
-        name = "resumed" if self._facts.start_step else "started"
-        self._event(self._facts.start_step, name, {**facts, "engine": self._facts.engine})
+        event = Event.RESUMED if self._facts.start_step else Event.STARTED
+        self._event(self._facts.start_step, event, {**facts, "engine": self._facts.engine})
 
     def step(self, step: int) -> None:
         """Moves the progress bar."""
@@ -37,37 +39,38 @@ class Reporter:
         self._record("valid", {**record, "best": best})
         self._console.valid(record, samples, best)
 
-    def event(self, step: int, event: str, detail: str, **more: Any) -> None:
+    def event(self, step: int, event: Event, detail: str, **more: Any) -> None:
         """Something a user must be able to find later, such as a skipped step. `more` is only recorded."""
         self._event(step, event, {"detail": detail, **more})
         self._console.message(f"step {step}: {event}: {detail}")
 
     def saved(self, step: int, path: Path, best: bool) -> None:
         """A checkpoint is published; `best` says that none had a better score."""
-        self.event(step, "saved", str(path), best=best)
+        self.event(step, Event.SAVED, str(path), path=str(path), best=best)
 
     def failed(self, step: int, reason: str) -> None:
         """Training ends here; whoever started it is told by other ways."""
-        self._event(step, "failed", {"detail": reason})
+        self._event(step, Event.FAILED, {"detail": reason})
 
     def rolled_back(self, step: int, detail: str) -> None:
         """The run stands at `step` again, and makes the steps after it anew."""
         if self._metrics:
             self._metrics.drop_after(step)
-        self.event(step, "rolled back", detail)
+        self.event(step, Event.ROLLED_BACK, detail)
 
-    def finish(self, step: int, outcome: str, best: str | None) -> None:
-        self._event(step, "ended", {"detail": outcome})
-        self._console.finish(step, self._facts, best, outcome)
+    def finish(self, step: int, reason: StopReason, best: str | None) -> None:
+        """Training has ended; `best` names the best checkpoint."""
+        self._event(step, Event.ENDED, {"detail": reason})
+        self._console.finish(step, self._facts, best, reason)
 
-    def close(self, verdict: Verdict) -> None:
+    def close(self, outcome: RunOutcome) -> None:
         """Takes the bar down and lets the tracker bring out what it still has, for a bounded time."""
         self._console.__exit__(None, None, None)
-        self._tracker.close(verdict)
+        self._tracker.close(outcome)
         if self._metrics:
             self._metrics.close()
 
-    def _event(self, step: int, event: str, more: Mapping[str, Any]) -> None:
+    def _event(self, step: int, event: Event, more: Mapping[str, Any]) -> None:
         self._record("event", {"step": step, "event": event, "time": time.time(), **more})
 
     def _record(self, kind: str, values: Mapping[str, Any]) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import UserError
-from trainer.reporting.background_tracker import Verdict
 from trainer.reporting.charts import X_AXES, chart_values
+from trainer.run_directory.stop_reason import RunOutcome
 
 
 def require_tensorboard() -> None:
@@ -40,7 +40,7 @@ class TensorBoardSink:
             self._writer.add_text(f"valid/{record['name']}/samples", text, record["step"])
         self._writer.flush()  # a kill may come at any time
 
-    def finish(self, verdict: Verdict) -> None:
+    def finish(self, outcome: RunOutcome) -> None:
         self._writer.close()
 
     def confirm(self) -> None:

@@ -18,15 +18,16 @@ from urllib.parse import urlsplit
 
 from trainer.configuration.sections import WandbConfig
 from trainer.errors import error_line
-from trainer.reporting.background_tracker import BackgroundTracker, Notify, NoTracker, Tracker, Verdict
+from trainer.reporting.background_tracker import BackgroundTracker, Notify, NoTracker, Tracker
 from trainer.reporting.charts import X_AXES, chart_values
+from trainer.reporting.events import STARTS, Event
 from trainer.reporting.metrics_file import read_metrics
 from trainer.run_directory.ownership import metrics_path
-from trainer.run_directory.state import STARTS
+from trainer.run_directory.stop_reason import RunOutcome
 
 LEAST_FREE_BYTES = 64 * 1024  # what W&B may have in hand between two records
 # Events that somebody wants to hear of at once, and how much they matter to W&B.
-ALERTS = {"rolled back": "WARN", "save failed": "WARN", "failed": "ERROR", "ended": "INFO"}
+ALERTS = {Event.ROLLED_BACK: "WARN", Event.SAVE_FAILED: "WARN", Event.FAILED: "ERROR", Event.ENDED: "INFO"}
 
 
 def create_wandb_tracker(
@@ -130,7 +131,7 @@ class WandbSink:
         if record["event"] in STARTS:
             self._run.config.update({"start": _plain(record)}, allow_val_change=True)
         if record.get("best"):
-            self._log_best(Path(record["detail"]), record["step"])
+            self._log_best(Path(record["path"]), record["step"])
         if self._config.alerts and record["event"] in ALERTS:
             detail = f"step {record['step']}: {record['detail']}"
             self._run.alert(f"{self._name}: {record['event']}", detail, ALERTS[record["event"]])
@@ -153,10 +154,10 @@ class WandbSink:
         artifact.add_reference(checkpoint.resolve().as_uri(), name=checkpoint.name, checksum=False)
         self._run.log_artifact(artifact, aliases=["best", checkpoint.name])
 
-    def finish(self, verdict: Verdict) -> None:
-        if verdict == "interrupted":
+    def finish(self, outcome: RunOutcome) -> None:
+        if outcome is RunOutcome.INTERRUPTED:
             self._run.mark_preempting()
-        self._run.finish(exit_code=0 if verdict == "finished" else 1)
+        self._run.finish(exit_code=0 if outcome is RunOutcome.FINISHED else 1)
 
     def confirm(self) -> None:
         self._look_at_the_disk()

@@ -9,7 +9,6 @@ A process that is killed says nothing more: `state.json` then goes on saying `tr
 
 import json
 import os
-import signal
 import socket
 import time
 import traceback
@@ -18,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer.errors import error_line, lost_peer
+from trainer.run_directory.stop_reason import RunOutcome, StopReason
 
 STATE, FAILURES = "state.json", "failures.jsonl"
-STARTS = ("started", "resumed")  # the events that begin a start
 
 State = Literal["training", "finished", "stopped", "failed"]
 
@@ -44,9 +43,9 @@ class RunState:
         self._first_step = step
         self._write("training", None, step)
 
-    def ended(self, step: int, verdict: str) -> None:
-        """After the last checkpoint is published. `verdict` is the loop's: a signal's name is a run that can go on."""
-        self._write("stopped" if verdict in signal.Signals.__members__ else "finished", verdict, step)
+    def ended(self, step: int, reason: StopReason) -> None:
+        """Training has ended and its last checkpoint is published."""
+        self._write("stopped" if reason.outcome is RunOutcome.INTERRUPTED else "finished", reason, step)
 
     def failed(self, step: int, error: BaseException) -> None:
         """Every rank tells its own failure; rank 0's is also the state of the run. `step`: the last that was done."""

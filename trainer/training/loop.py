@@ -20,17 +20,17 @@ from trainer.engine.base import Engine, LossFunction, LossSums, StepResult
 from trainer.engine.memory import peak_host_memory
 from trainer.errors import UserError
 from trainer.reporting.console import Sample, perplexity
+from trainer.reporting.events import Event
 from trainer.reporting.metrics_file import StepMeter, count_cells
 from trainer.reporting.model_flops import peak_flops, step_flops
 from trainer.reporting.reporter import Reporter
+from trainer.run_directory.stop_reason import StopReason
 from trainer.run_directory.watchdog import Watchdog
 from trainer.training.loss_spikes import LossWatch
 from trainer.training.rehearsal import in_parts, rehearse
 from trainer.training.schedule import learning_rate
 from trainer.training.stop_request import StopRequest
 from trainer.training.validation import CutShort, Evaluator
-
-FINISHED, EARLY_STOP = "finished", "stopped early"
 
 
 @dataclass
@@ -117,12 +117,12 @@ class Loop:
         self._meter = StepMeter(progress.step, config.run.max_steps, self._peak_flops)
         self._saving = RunSaving(config, parts.engine, parts.reporter, progress.step)
 
-    def run(self) -> str:
-        """Why training ended: `FINISHED`, `EARLY_STOP` or the name of a signal. The last step is saved."""
+    def run(self) -> StopReason:
+        """Trains and saves the last step. Returns why training ended."""
         if self._between_steps() is None:
             self._prepare()
         save_due = False
-        while (verdict := self._between_steps()) is None:
+        while (reason := self._between_steps()) is None:
             if not self._step():
                 continue
             improved = self._due(self.config.evaluation.every_steps) and self._evaluate()
@@ -132,7 +132,7 @@ class Loop:
                 save_due = False
                 self._save()
         self._save(last=True)
-        return verdict
+        return reason
 
     def _prepare(self) -> None:
         """Before the first step of this start."""
@@ -144,16 +144,16 @@ class Loop:
             self._saving.forget()  # the score belongs into the checkpoint of this step
             self._save()
 
-    def _has_ended(self) -> str | None:
+    def _has_ended(self) -> StopReason | None:
         if self.progress.validation_due:
             return None
         if self.progress.step >= self.config.run.max_steps:
-            return FINISHED
+            return StopReason.FINISHED
         if 0 < self.config.evaluation.patience <= self.progress.evaluations_since_best:
-            return EARLY_STOP
+            return StopReason.STOPPED_EARLY
         return None
 
-    def _between_steps(self) -> str | None:
+    def _between_steps(self) -> StopReason | None:
         """Goes on with what is being saved; why training ends, the same on every rank."""
         if (ended := self._has_ended()) is not None:
             return ended
@@ -163,7 +163,7 @@ class Loop:
         if not writing:
             self._saving.advance()
         if stopping:
-            return next(reason for reason in self.engine.gather(self._stop.reason) if reason)
+            return StopReason(next(reason for reason in self.engine.gather(self._stop.reason) if reason))
         if old and not self.progress.bad_steps:
             self._save()
         return None
@@ -206,7 +206,9 @@ class Loop:
         self._num_splits += num_splits > 0
         if num_splits and self._num_splits & (self._num_splits - 1) == 0:
             detail = f"{num_splits} micro-batches found no memory as a whole and were computed in two parts"
-            self.reporter.event(self.progress.step, "out of memory", f"{detail} ({self._num_splits} such steps so far)")
+            self.reporter.event(
+                self.progress.step, Event.OUT_OF_MEMORY, f"{detail} ({self._num_splits} such steps so far)"
+            )
 
     def _skipped(self, result: StepResult, bound: float | None, micro_batches: list[MicroBatch]) -> None:
         """Says which data a skipped step came from."""
@@ -215,7 +217,7 @@ class Loop:
         where = ", ".join(f"{index} (lane {lane})" for index, lane in sorted(pair for part in found for pair in part))
         spike = bound is not None and result.loss > bound
         why = f"loss {result.loss:.4g} above {bound:.4g}" if spike else "gradients not finite"
-        self.reporter.event(self.progress.step, "skipped", f"{why}; micro-batches {where}")
+        self.reporter.event(self.progress.step, Event.SKIPPED, f"{why}; micro-batches {where}")
 
     def _roll_back(self) -> None:
         """To the newest checkpoint, but on with the data: what was read since is passed over."""
@@ -263,7 +265,7 @@ class Loop:
                 results = self._evaluator.evaluate(self.engine, self._stop)
         except CutShort:
             self.progress.validation_due = True
-            self.reporter.event(self.progress.step, "validation cut short", "the next start makes it anew")
+            self.reporter.event(self.progress.step, Event.VALIDATION_CUT_SHORT, "the next start makes it anew")
             return False
         improved = self.progress.judge(_score(results[0], self.config.evaluation.metric))
         for number, result in enumerate(results):

@@ -3,6 +3,8 @@
 import signal
 from types import FrameType
 
+from trainer.run_directory.stop_reason import StopReason
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -10,7 +12,7 @@ class StopRequest:
     """Remembers the first stop signal that this process got. A second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
-        self.reason: str | None = None
+        self.reason: StopReason | None = None
         self._interrupted = False
 
     def install(self) -> "StopRequest":
@@ -23,4 +25,4 @@ class StopRequest:
         if number == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = self._interrupted or number == signal.SIGINT
-        self.reason = self.reason or signal.Signals(number).name
+        self.reason = self.reason or StopReason[signal.Signals(number).name]

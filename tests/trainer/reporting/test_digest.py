@@ -1,5 +1,6 @@
 """The digest of a growing file says what a full reading says."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +48,14 @@ def test_a_line_is_taken_when_it_is_whole_and_a_torn_one_never(tmp_path: Path) -
     digest.update()
     assert digest.train == {"kind": "train", "step": 2}
     assert digest.events == []
+
+
+def test_the_order_of_a_lines_keys_does_not_matter(tmp_path: Path) -> None:
+    """Another program, or another version, may write them in another order, with other spaces."""
+    path = tmp_path / "metrics.jsonl"
+    lines = [dict(reversed(record.items())) for record in (train(1), valid(1), STARTED, train(2), train(3))]
+    lines[1]["samples"] = [{"source": '"kind": "train"'}]
+    path.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    digest = MetricsDigest(path)
+    digest.update()
+    assert (digest.train, digest.valid, digest.events) == (train(3), {"news": [lines[1]]}, [STARTED])

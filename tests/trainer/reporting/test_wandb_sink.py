@@ -21,6 +21,7 @@ from trainer.reporting.charts import chart_values
 from trainer.reporting.metrics_file import read_metrics
 from trainer.reporting.wandb_sink import create_wandb_tracker, resolve_mode
 from trainer.run_directory.ownership import metrics_path
+from trainer.run_directory.stop_reason import RunOutcome
 
 TRAIN = {"kind": "train", "step": 3, "target_tokens": 900, "loss": 2.5, "skipped": False, "note": "text"}
 VALID = {"kind": "valid", "step": 3, "name": "val", "bleu": 30.5, "nll": None}
@@ -48,8 +49,8 @@ class RecordingSink:
     def write(self, record: Any) -> None:
         self._call("write", record)
 
-    def finish(self, verdict: str) -> None:
-        self._call("finish", verdict)
+    def finish(self, outcome: RunOutcome) -> None:
+        self._call("finish", outcome)
 
     def confirm(self) -> None:
         self._call("confirm")
@@ -69,15 +70,21 @@ def uncaught(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return escaped
 
 
-def test_records_arrive_in_order_and_the_verdict_last() -> None:
+def test_records_arrive_in_order_and_the_outcome_last() -> None:
     told: list[str] = []
     sink = RecordingSink()
     tracker = BackgroundTracker(sink, told.append)
     for step in range(100):
         tracker.log({"step": step})
-    tracker.close("interrupted")
+    tracker.close(RunOutcome.INTERRUPTED)
     writes = [("write", {"step": step}) for step in range(100)]
-    assert sink.calls == [("open", None), *writes, ("finish", "interrupted"), ("confirm", None), ("release", None)]
+    assert sink.calls == [
+        ("open", None),
+        *writes,
+        ("finish", RunOutcome.INTERRUPTED),
+        ("confirm", None),
+        ("release", None),
+    ]
     assert told == []
 
 
@@ -88,7 +95,7 @@ def test_what_fails_is_told_once_and_never_escapes(fails: tuple[str, ...], uncau
     tracker = BackgroundTracker(sink, told.append, max_errors=3)
     for step in range(20):
         tracker.log({"step": step})
-    tracker.close("finished")
+    tracker.close(RunOutcome.FINISHED)
     tracker.log({"step": 21})
     assert uncaught == []
     assert len(told) == 1
@@ -105,7 +112,7 @@ def test_a_sink_that_stands_still_is_left_behind(blocks: str, uncaught: list[Any
     tracker = BackgroundTracker(sink, told.append, close_seconds=0.5, queue_size=10)
     tracker.log({"step": 0})
     start = time.monotonic()
-    tracker.close("finished")
+    tracker.close(RunOutcome.FINISHED)
     assert 0.5 <= time.monotonic() - start < 2
     assert len(told) == 1
     assert "left behind" in told[0]
@@ -119,7 +126,7 @@ def test_a_full_queue_drops_and_says_how_many() -> None:
     tracker = BackgroundTracker(sink, told.append, close_seconds=0.3, queue_size=10)
     for step in range(50):
         tracker.log({"step": step})
-    tracker.close("finished")
+    tracker.close(RunOutcome.FINISHED)
     assert "40 records" in told[-1]
     assert ("confirm", None) not in sink.calls
 
@@ -165,7 +172,7 @@ def test_disabled_starts_no_thread(tmp_path: Path) -> None:
     assert isinstance(tracker, NoTracker)
     assert threading.active_count() == before
     tracker.log(TRAIN)
-    tracker.close("finished")
+    tracker.close(RunOutcome.FINISHED)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -177,6 +184,7 @@ from pathlib import Path
 from trainer.reporting.background_tracker import BackgroundTracker
 from trainer.configuration.sections import WandbConfig
 from trainer.reporting.wandb_sink import WandbSink
+from trainer.run_directory.stop_reason import RunOutcome
 
 def note(**values):
     print(json.dumps(values), flush=True)
@@ -194,9 +202,9 @@ def log(step):
     before = time.perf_counter()
     tracker.log({"kind": "train", "step": step, "loss": step / 2})
     durations.append(time.perf_counter() - before)
-def close(verdict):
+def close(outcome):
     start = time.monotonic()
-    tracker.close(verdict)
+    tracker.close(RunOutcome(outcome))
     # Not the very slowest: on a busy machine the scheduler may take any one of them aside.
     note(closing=time.monotonic() - start, slow_log=sorted(durations)[-1 - len(durations) // 20])
 """
@@ -322,7 +330,7 @@ line = {"kind": "valid", "name": "val", "step": 4, "target_tokens": 120, "bleu":
 line |= {"samples": [sample._asdict() for sample in samples]}
 metrics.write(line)
 tracker.log(line)
-event("saved", 4, detail=str(checkpoint), best=True)
+event("saved", 4, detail="any prose", path=str(checkpoint), best=True)
 event("save failed", 6, detail="no space left")
 event("ended", 8, detail="finished")
 close("finished")

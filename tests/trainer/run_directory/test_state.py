@@ -6,21 +6,22 @@ from pathlib import Path
 import pytest
 
 from trainer.run_directory.state import FAILURES, STATE, RunState, read_failures, read_state
+from trainer.run_directory.stop_reason import StopReason
 
 
 @pytest.mark.parametrize(
-    ("verdict", "state"), [("finished", "finished"), ("stopped early", "finished"), ("SIGUSR1", "stopped")]
+    ("reason", "state"), [("finished", "finished"), ("stopped early", "finished"), ("SIGUSR1", "stopped")]
 )
-def test_the_end_says_whether_the_run_can_go_on(tmp_path: Path, verdict: str, state: str) -> None:
+def test_the_end_says_whether_the_run_can_go_on(tmp_path: Path, reason: str, state: str) -> None:
     run = RunState(tmp_path, rank=0, world_size=2, max_steps=9)
     run.training(3)
     document = read_state(tmp_path)
     assert document is not None
     assert (document["state"], document["step"], document["world_size"]) == ("training", 3, 2)
-    run.ended(7, verdict)
+    run.ended(7, StopReason(reason))
     document = read_state(tmp_path)
     assert document is not None
-    assert (document["state"], document["reason"], document["step"]) == (state, verdict, 7)
+    assert (document["state"], document["reason"], document["step"]) == (state, reason, 7)
 
 
 def test_every_rank_tells_its_failure_and_only_rank_0_the_state(tmp_path: Path) -> None:

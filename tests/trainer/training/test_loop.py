@@ -24,6 +24,7 @@ from trainer.data.text.sentences import Side
 from trainer.data.text.tokenizer import SpecialIds
 from trainer.engine.base import Fragment, StepResult
 from trainer.errors import UserError
+from trainer.run_directory.stop_reason import StopReason
 from trainer.run_directory.watchdog import Watchdog
 from trainer.training.loop import Collaborators, Loop, Progress
 from trainer.training.stop_request import StopRequest
@@ -248,7 +249,7 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(tmp_path: Path) 
 
     def step_with_signal(*arguments: Any) -> StepResult:
         if engine.calls == 2:
-            loop._stop.reason = "SIGTERM"
+            loop._stop.reason = StopReason.SIGTERM
         return real_step(*arguments)
 
     engine.step = step_with_signal  # type: ignore[method-assign]
@@ -258,7 +259,7 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(tmp_path: Path) 
 
 def test_a_signal_before_the_first_step_ends_the_run_at_once(tmp_path: Path) -> None:
     loop = make_loop(tmp_path, engine := FakeEngine())
-    loop._stop.reason = "SIGUSR1"
+    loop._stop.reason = StopReason.SIGUSR1
     assert loop.run() == "SIGUSR1"
     assert (engine.calls, engine.rehearsed, checkpoint.list_checkpoints(tmp_path)) == (0, [], [])
 
@@ -267,7 +268,7 @@ def test_a_signal_during_a_save_lets_it_end_and_saves_the_step(tmp_path: Path, m
     loop, real = make_loop(tmp_path, FakeEngine()), HostCopy.write
 
     def write(*arguments: Any) -> Any:
-        loop._stop.reason = "SIGTERM"
+        loop._stop.reason = StopReason.SIGTERM
         return real(*arguments)
 
     monkeypatch.setattr(HostCopy, "write", write)
@@ -281,7 +282,7 @@ def test_a_signal_during_a_save_lets_it_end_and_saves_the_step(tmp_path: Path, m
 def test_a_validation_that_a_signal_cut_short_is_made_by_the_next_start(tmp_path: Path) -> None:
     """At the last step, too: the run has not ended before it knows its score."""
     loop = make_loop(tmp_path, FakeEngine(), FakeEvaluator(5, 10, 15), max_steps=3)
-    loop.reporter.step = lambda step: setattr(loop._stop, "reason", "SIGTERM" if step == 3 else None)  # type: ignore[method-assign]
+    loop.reporter.step = lambda step: setattr(loop._stop, "reason", StopReason.SIGTERM if step == 3 else None)  # type: ignore[method-assign]
     assert loop.run() == "SIGTERM"
     document = checkpoint.read_document(checkpoint.list_checkpoints(tmp_path)[-1], "trainer.json")
     assert (document["step"], document["score"], document["validation_due"]) == (3, None, True)

@@ -19,6 +19,7 @@ from trainer.data.feeding.validation_batches import validation_batches
 from trainer.data.preparation.validation import ValidationSet
 from trainer.inference.scoring import score
 from trainer.inference.translation import Translator
+from trainer.run_directory.stop_reason import StopReason
 from trainer.training.stop_request import STOP_SIGNALS, StopRequest
 from trainer.training.validation import NUM_SAMPLES, CutShort, Evaluator, interleave
 
@@ -136,7 +137,7 @@ def test_a_signal_to_one_rank_cuts_it_short_on_all(tiny_run: TinyRun, moment: in
 
         def receive(number: int) -> None:
             if engine.rank == 1 and number == moment:
-                stop.reason = "SIGTERM"
+                stop.reason = StopReason.SIGTERM
 
         engine.on_collective = receive
         evaluator = Evaluator(
