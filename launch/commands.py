@@ -27,6 +27,7 @@ def train(options: Namespace) -> int:
     from launch.processes import local
     from trainer.configuration import reading as configuration
     from trainer.run_directory import ownership as run_directory
+    from trainer.run_directory.layout import config_path
 
     config = configuration.load(options.config, options.changes)
     gpus = 0 if config.engine.device == "cpu" else local.visible_gpus()
@@ -43,7 +44,7 @@ def train(options: Namespace) -> int:
     # Here and not in a worker: the others would wait for it inside a collective, which has a time limit.
     run_directory.prepare(config)
     # The configuration that was checked, whatever happens to the user's file in the meantime.
-    worker_arguments = [str(run_directory.config_path(config.run.directory))]
+    worker_arguments = [str(config_path(config.run.directory))]
     return _until_it_ends(lambda: local.run_workers(worker_arguments, processes))
 
 

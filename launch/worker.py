@@ -28,6 +28,7 @@ from types import FrameType
 
 from launch.failure import Failure, explain
 from trainer.errors import ExitStatus, UserError
+from trainer.run_directory.layout import rank_name
 from trainer.training.stop_request import STOP_SIGNALS
 
 LAUNCH_FOLDER, OUTCOMES = "DRAGOMAN_LAUNCH", "DRAGOMAN_OUTCOMES"
@@ -108,7 +109,8 @@ def _give_up_in_a_job(outcomes: Path, message: str) -> None:
 def _keep_outcome(outcomes: Path, failure: Failure) -> None:
     document = {"time": time.time()} | asdict(failure)
     with contextlib.suppress(OSError):
-        (outcomes / f"rank-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(document), encoding="utf-8")
+        path = outcomes / f"{rank_name(int(os.environ.get('RANK', '0')))}.json"
+        path.write_text(json.dumps(document), encoding="utf-8")
 
 
 def join(folder: Path) -> None:

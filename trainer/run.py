@@ -31,7 +31,15 @@ from trainer.reporting.reporter import Reporter
 from trainer.reporting.start_facts import start_facts
 from trainer.reporting.tensorboard_sink import TensorBoardSink, require_tensorboard
 from trainer.reporting.wandb_sink import create_wandb_tracker
-from trainer.run_directory.ownership import metrics_path, owning, prepare
+from trainer.run_directory.layout import (
+    CHECKPOINTS,
+    LANES_DOCUMENT,
+    TRAINER_DOCUMENT,
+    checkpoint_name,
+    list_checkpoints,
+    metrics_path,
+)
+from trainer.run_directory.ownership import owning, prepare
 from trainer.run_directory.rank_log import RankLog
 from trainer.run_directory.state import RunState
 from trainer.run_directory.stop_reason import RunOutcome, StopReason
@@ -152,10 +160,10 @@ def newest_verified(engine: Engine, run_directory: Path) -> Path | None:
     """
     if engine.rank == 0:
         checkpoint.remove_leftovers(run_directory)
-    names = engine.gather([path.name for path in checkpoint.list_checkpoints(run_directory)])[0]
+    names = engine.gather([path.name for path in list_checkpoints(run_directory)])[0]
     damaged: dict[Path, str] = {}
     for name in reversed(names):
-        path = run_directory / checkpoint.CHECKPOINTS / name
+        path = run_directory / CHECKPOINTS / name
         found = engine.gather(checkpoint.verify(path, engine.rank, engine.world_size))
         problems = sorted({problem for part in found for problem in part})
         if not problems:
@@ -185,13 +193,13 @@ def _go_back(config: Config, engine: Engine) -> Progress | None:
 
 def restore(path: Path, config: Config, engine: Engine, data: TrainingData) -> Progress:
     """Puts engine and data where the checkpoint left them, whatever ranks and engine wrote it."""
-    data.load_state(checkpoint.read_document(path, "lanes.json"))
+    data.load_state(checkpoint.read_document(path, LANES_DOCUMENT))
     return _restore_engine(path, config, engine)
 
 
 def _restore_engine(path: Path, config: Config, engine: Engine) -> Progress:
     engine.load_fragments(checkpoint.fragment_files(path))
-    return Progress.from_document(checkpoint.read_document(path, "trainer.json"), config.evaluation.metric)
+    return Progress.from_document(checkpoint.read_document(path, TRAINER_DOCUMENT), config.evaluation.metric)
 
 
 def _evaluator(config: Config, tokenizers: TokenizerPair) -> Evaluator | None:
@@ -232,7 +240,7 @@ def _reporter(
 def _best(config: Config, progress: Progress) -> str | None:
     if progress.best_step is None or config.checkpoint.keep_best == 0:
         return None
-    path = Path(config.run.directory) / checkpoint.CHECKPOINTS / checkpoint.name_of(progress.best_step)
+    path = Path(config.run.directory) / CHECKPOINTS / checkpoint_name(progress.best_step)
     if not path.exists():
         return None
     return f"{path} ({config.evaluation.metric} {abs(progress.best_score or 0.0):.2f})"

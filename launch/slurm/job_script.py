@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.slurm.profile import Profile
-
-JOB_FOLDER = "slurm"
-"""In a run directory: what was submitted, and what the jobs said."""
+from trainer.run_directory.layout import CONFIG, JOB_CODE, JOB_OUTCOMES, JOBS
 
 _BODY = """\
 run={run}
 python={python}
-export PYTHONPATH="$run/{folder}/code" PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
-export DRAGOMAN_OUTCOMES="$run/{folder}/outcomes/$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"
+export PYTHONPATH="$run/{folder}/{code}" PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
+export DRAGOMAN_OUTCOMES="$run/{folder}/{outcomes}/$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"
 unset SLURM_EXPORT_ENV  # the steps get the environment of this script, which is not that of whoever submitted it
 {site}
 set -u
@@ -38,7 +36,7 @@ trap 'warned=1; [ -z "$step" ] || kill -USR1 "$step"' USR1 TERM
 srun {srun} bash -c 'trap "" USR1; exec "$@"' _ \\
   {container}"$python" -m torch.distributed.run --nnodes {nodes} --nproc-per-node {processes} --max-restarts 0 \\
   --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}" --rdzv-endpoint "$address:$port" \\
-  {local_address}--shutdown-timeout 240 -m dragoman_script worker "$run/{folder}/config.yaml" &
+  {local_address}--shutdown-timeout 240 -m dragoman_script worker "$run/{folder}/{config}" &
 step=$!
 while :; do  # a signal ends `wait` early
   wait "$step"
@@ -78,7 +76,10 @@ def render(request: JobRequest, profile: Profile) -> str:
     python = profile.python or request.python
     body = _BODY.format(
         run=shlex.quote(str(request.run_directory)),
-        folder=JOB_FOLDER,
+        folder=JOBS,
+        code=JOB_CODE,
+        outcomes=JOB_OUTCOMES,
+        config=CONFIG,
         python=shlex.quote(python),
         site="\n".join(_site(profile)),
         host_python="python3" if profile.container or profile.python else '"$python"',
@@ -110,7 +111,7 @@ def _options(request: JobRequest, profile: Profile) -> Iterator[str]:
     yield from (f"--{name}={value}" for name, value in named.items() if value is not None)
     yield from profile.sbatch_options
     yield f"--chdir={request.working_directory}"
-    yield f"--output={str(request.run_directory / JOB_FOLDER).replace('%', '%%')}/job-%j.log"
+    yield f"--output={str(request.run_directory / JOBS).replace('%', '%%')}/job-%j.log"
     yield "--open-mode=append"
     yield "--requeue" if profile.requeue else "--no-requeue"
     yield f"--signal=B:USR1@{profile.signal_seconds}"

@@ -23,13 +23,13 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
-from launch.watching.run_history import RESTARTS, causes, read_requeues
-from trainer.checkpoints.names import list_checkpoints, step_of
+from launch.watching.run_history import causes, read_requeues
 from trainer.errors import ExitStatus
+from trainer.files import write_atomically
+from trainer.run_directory.layout import JOB_BEGUN, JOBS, RESTARTS, checkpoint_step, files_by_rank, list_checkpoints
 from trainer.run_directory.state import read_failures, read_state
 
 REQUEUE, NOTHING_TO_DO = 85, 86
-_BEGUN = "slurm/begun.json"
 _SILENT = "a process died without a word"
 
 Record = Mapping[str, Any]
@@ -138,7 +138,7 @@ def record(run: Path, decision: str, reason: str, job: str, **more: Any) -> None
 
 def _newest_step(run: Path) -> int:
     checkpoints = list_checkpoints(run)
-    return step_of(checkpoints[-1]) if checkpoints else 0
+    return checkpoint_step(checkpoints[-1]) if checkpoints else 0
 
 
 def _begin(run: Path) -> int:
@@ -152,7 +152,7 @@ def _begin(run: Path) -> int:
     if restart and not (last.get("decision") == "requeue" and last.get("job") == job):
         record(run, "requeue", "SLURM started the job again by itself: a node failed, or no time was left", job)
     begun = {"started": (read_state(run) or {}).get("started"), "num_failures": len(read_failures(run))}
-    (run / _BEGUN).write_text(json.dumps(begun))
+    write_atomically(run / JOBS / JOB_BEGUN, json.dumps(begun))
     outcomes = os.environ.get("DRAGOMAN_OUTCOMES")
     if outcomes:
         Path(outcomes).mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,7 @@ def _begin(run: Path) -> int:
 
 
 def _end(run: Path, options: argparse.Namespace, job: str) -> int:
-    begun = json.loads((run / _BEGUN).read_text())
+    begun = json.loads((run / JOBS / JOB_BEGUN).read_text())
     state = read_state(run)
     if state and state.get("started") == begun["started"]:
         state = None  # the word of an earlier start
@@ -216,7 +216,7 @@ def _seconds(duration: str) -> float:
 def _outcomes(folder: str | None) -> list[Record]:
     """The failures that workers left, in order of time."""
     found = []
-    for path in Path(folder).glob("rank-*.json") if folder else ():
+    for path in files_by_rank(Path(folder), ".json").values() if folder else ():
         with suppress(OSError, ValueError):
             found.append(json.loads(path.read_text(encoding="utf-8")))
     return sorted(found, key=lambda outcome: outcome["time"])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.slurm.job_queue import find_jobs
-from launch.slurm.job_script import JOB_FOLDER, JobRequest, render
+from launch.slurm.job_script import JobRequest, render
 from launch.slurm.profile import Profile
 from launch.slurm.requeue import record
 from launch.slurm.snapshot import take_snapshot
@@ -19,7 +19,9 @@ from launch.watching.run_history import read_requeues
 from trainer.configuration import reading as configuration
 from trainer.configuration.sections import Config
 from trainer.errors import UserError
+from trainer.files import write_atomically
 from trainer.run_directory import ownership as run_directory
+from trainer.run_directory.layout import CONFIG, JOB_CODE, JOB_SCRIPT, JOBS, config_path, metrics_path
 from trainer.run_directory.state import read_state
 
 _SECONDS_TO_ANSWER = 60
@@ -74,8 +76,8 @@ def check(config: Config, submission: Submission) -> None:
     check_world_size(config.data, submission.nodes * submission.profile.processes_per_node)
     check_sources([*config.data.train, *config.data.valid])
     directory = Path(config.run.directory)
-    written = run_directory.config_path(directory)
-    if run_directory.metrics_path(directory).exists() and written.exists():
+    written = config_path(directory)
+    if metrics_path(directory).exists() and written.exists():
         configuration.require_same_run(configuration.load(written), config)
     _refuse_if_finished(directory, config.run.max_steps)
 
@@ -103,7 +105,7 @@ def submit(config: Config, submission: Submission) -> Iterator[str]:
     directory = Path(config.run.directory)
     _refuse_if_queued(directory)
     try:
-        (directory / JOB_FOLDER).mkdir(parents=True, exist_ok=True)
+        (directory / JOBS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"`run.directory` is {directory}, but {error.filename} cannot be written ({error.strerror}): name another "
@@ -111,13 +113,13 @@ def submit(config: Config, submission: Submission) -> Iterator[str]:
         ) from error
     with run_directory.owning(directory):
         _refuse_if_queued(directory)  # another `submit` may have been quicker
-        code = take_snapshot(directory / JOB_FOLDER / "code")
-        frozen = directory / JOB_FOLDER / "config.yaml"
-        frozen.write_text(configuration.dump(config), encoding="utf-8")
-        if not run_directory.config_path(directory).exists():
-            shutil.copy(frozen, run_directory.config_path(directory))
-        path = directory / JOB_FOLDER / "job.sh"
-        path.write_text(_script(config, submission), encoding="utf-8")
+        code = take_snapshot(directory / JOBS / JOB_CODE)
+        frozen = directory / JOBS / CONFIG
+        write_atomically(frozen, configuration.dump(config))
+        if not config_path(directory).exists():
+            write_atomically(config_path(directory), configuration.dump(config))
+        path = directory / JOBS / JOB_SCRIPT
+        write_atomically(path, _script(config, submission))
         after = submission.after
         for _ in range(submission.chain):
             options = ["--parsable", *([f"--dependency=afterany:{after}"] if after else [])]

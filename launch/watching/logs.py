@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 from trainer.errors import UserError
-from trainer.run_directory.rank_log import LOGS, last_lines, log_path
+from trainer.run_directory.layout import LOGS, files_by_rank, log_path
+from trainer.run_directory.rank_log import last_lines
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -32,7 +33,7 @@ def show_log(run_directory: Path, rank: int, number: int, follow: bool) -> None:
 
 
 def _missing(run_directory: Path, rank: int) -> str:
-    ranks = sorted(int(path.stem.removeprefix("rank-")) for path in (run_directory / LOGS).glob("rank-*.log"))
+    ranks = list(files_by_rank(run_directory / LOGS, ".log"))
     if not ranks:
         return f"there are no logs in {run_directory}: name a run directory in which a training has been started."
     return f"rank {rank} has no log in {run_directory}, which has those of {len(ranks)} ranks, up to rank {ranks[-1]}."

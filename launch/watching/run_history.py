@@ -1,6 +1,5 @@
 """What has happened to a run: its starts and what ended each, its saves, its failures."""
 
-import json
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -9,10 +8,10 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoints.names import list_checkpoints, step_of
+from trainer.files import read_json_lines
 from trainer.reporting.events import STARTS, Event
+from trainer.run_directory.layout import RESTARTS, checkpoint_step, list_checkpoints
 
-RESTARTS = "restarts.jsonl"
 _NO_REASON = "died without a word"
 
 Record = Mapping[str, Any]
@@ -41,13 +40,7 @@ class Restart:
 
 def read_requeues(directory: Path) -> list[dict[str, Any]]:
     """The decisions of SLURM's job script to start the run again, in order, as far as they can be read."""
-    records = []
-    with suppress(OSError):
-        for line in (directory / RESTARTS).read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError):
-                record = json.loads(line)
-                records += [record] if isinstance(record, dict) else []
-    return records
+    return read_json_lines(directory / RESTARTS)
 
 
 def causes(failures: Sequence[Record], events: Sequence[Record]) -> list[Record]:
@@ -110,7 +103,7 @@ def last_saves(directory: Path, events: Sequence[Record]) -> tuple[Moment | None
     if checkpoints:
         newest = checkpoints[-1]
         with suppress(OSError):  # retention may just be removing it
-            saved = Moment(step_of(newest), newest.stat().st_mtime, str(newest))
+            saved = Moment(checkpoint_step(newest), newest.stat().st_mtime, str(newest))
     for event in reversed(events):
         if event.get("event") == Event.SAVED:
             break

@@ -20,7 +20,8 @@ from launch.watching.run_history import (
 )
 from trainer.errors import UserError
 from trainer.reporting.digest import MetricsDigest
-from trainer.run_directory.ownership import OWNER, config_path, find_owner, metrics_path, process_name
+from trainer.run_directory.layout import OWNER, WEIGHTS, config_path, metrics_path
+from trainer.run_directory.ownership import find_owner, process_name
 from trainer.run_directory.rank_log import last_lines
 from trainer.run_directory.state import read_failures, read_state
 from trainer.run_directory.watchdog import read_heartbeats
@@ -29,7 +30,6 @@ from trainer.run_directory.watchdog import read_heartbeats
 _SECONDS_TO_BE_SILENT = 60.0
 # Of the time that a rank may be without progress before it counts as hung.
 _NOTEWORTHY = 0.25
-_WEIGHTS = "model.safetensors"  # as trainer.inference.model_directory calls them, which needs torch
 _NUM_FAILURES, _NUM_LINES = 3, 8
 
 
@@ -93,7 +93,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 def _is_run(path: Path) -> bool:
     """Whether something was started there, or submitted. A model directory has a configuration as well."""
-    return (path / OWNER).exists() or (config_path(path).exists() and not (path / _WEIGHTS).exists())
+    return (path / OWNER).exists() or (config_path(path).exists() and not (path / WEIGHTS).exists())
 
 
 class RunReader:

@@ -26,6 +26,7 @@ from trainer.configuration.sections import CheckpointConfig
 from trainer.engine import create_engine
 from trainer.engine.base import Engine, Fragment
 from trainer.engine.config import EngineConfig, OptimizerConfig
+from trainer.run_directory.layout import checkpoint_name
 
 VOCAB_SIZE = 37_000
 BYTES_PER_PARAMETER = 12  # fp32 weight and two fp32 moments
@@ -83,7 +84,7 @@ def measure(engine: Engine, directory: Path, num_saves: int) -> dict[str, float]
     read = seconds_of(lambda: [file.read_bytes() for file in files])
     load = seconds_of(lambda: engine.load_fragments(checkpoint.fragment_files(path)))
     save_growth = growth_of(lambda: (saver.begin(num_saves + 1, documents), saver.finish()))
-    path = path.with_name(checkpoint.name_of(num_saves + 1))
+    path = path.with_name(checkpoint_name(num_saves + 1))
     load_growth = growth_of(lambda: engine.load_fragments(checkpoint.fragment_files(path)))
     share = BYTES_PER_PARAMETER * sum(fragment.length for fragment in fragments)
     save_growths, load_growths = zip(*engine.gather((save_growth / share, load_growth / share)), strict=True)

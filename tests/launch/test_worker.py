@@ -61,7 +61,7 @@ def test_a_pipe_that_breaks_is_told_to_the_job(
     monkeypatch.delenv(LAUNCH_FOLDER, raising=False)
     assert main() == 1
     assert "of a process that tokenises" in capsys.readouterr().err
-    assert "of a process that tokenises" in json.loads((tmp_path / "rank-0.json").read_text())["message"]
+    assert "of a process that tokenises" in json.loads((tmp_path / "rank-00000.json").read_text())["message"]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -18,6 +18,7 @@ from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.text.tokenizer import TokenizerPair, train_tokenizer
 from trainer.engine.base import Fragment
 from trainer.inference.model_directory import build_model
+from trainer.run_directory.layout import config_path
 
 WORDS = ["".join(random.Random(n).choices("aeioubdfglmnrst", k=5)) for n in range(60)]
 
@@ -104,7 +105,7 @@ def _write_run(directory: Path, tokenizers: TokenizerPair) -> TinyRun:
         data=DataConfig(train=(corpus,), max_length=24, max_tokens=64),
     )  # fmt: skip
     directory.mkdir()
-    (directory / configuration.CONFIG_FILE).write_text(configuration.dump(config))
+    config_path(directory).write_text(configuration.dump(config))
     for name, content in tokenizers.files().items():
         (directory / name).write_bytes(content)
     return TinyRun(directory, config, tokenizers)

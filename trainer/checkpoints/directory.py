@@ -18,19 +18,28 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer.checkpoints.names import CHECKPOINTS, list_checkpoints, name_of, step_of
-from trainer.checkpoints.state_files import STATE_DIRECTORY, FragmentFiles, is_fragment_file
+from trainer.checkpoints.state_files import FragmentFiles, is_fragment_file
 from trainer.configuration.sections import CheckpointConfig
 from trainer.errors import UserError
+from trainer.files import sync
+from trainer.run_directory.layout import (
+    CHECKPOINT_STATE,
+    CHECKPOINTS,
+    LANES_DOCUMENT,
+    MANIFEST,
+    TRAINER_DOCUMENT,
+    checkpoint_name,
+    checkpoint_step,
+    list_checkpoints,
+)
 
-MANIFEST = "manifest.json"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)?")
-_FORMAT, _DOCUMENTS = 1, ("lanes.json", "trainer.json")
+_FORMAT, _DOCUMENTS = 1, (LANES_DOCUMENT, TRAINER_DOCUMENT)
 
 
 def temporary_of(run_directory: Path, step: int) -> Path:
     """Where the checkpoint after `step` lies until it is published."""
-    return run_directory / CHECKPOINTS / f".tmp-{name_of(step)}"
+    return run_directory / CHECKPOINTS / f".tmp-{checkpoint_name(step)}"
 
 
 def describe(path: Path) -> list[Any]:
@@ -39,29 +48,19 @@ def describe(path: Path) -> list[Any]:
         return [os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
-def sync(path: Path) -> Path:
-    """Returns the path of a file or directory when what is in it has reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return path
-
-
 def publish(run_directory: Path, step: int, documents: Mapping[str, Any], files: Mapping[str, list[Any]]) -> Path:
     """Completes the checkpoint after `step`, whose state is written, and makes it one by a rename.
 
     `documents` are the JSON files beside the state, `files` describes the state's files by name. Raises OSError.
     """
-    temporary, final = temporary_of(run_directory, step), run_directory / CHECKPOINTS / name_of(step)
+    temporary, final = temporary_of(run_directory, step), run_directory / CHECKPOINTS / checkpoint_name(step)
     described = dict(files)
     for name, document in documents.items():
         (temporary / name).write_text(json.dumps(document, indent=1))
         described[name] = describe(sync(temporary / name))
     manifest = temporary / MANIFEST
     manifest.write_text(json.dumps({"format": _FORMAT, "files": described}, indent=1))
-    for path in (manifest, temporary / STATE_DIRECTORY, temporary):
+    for path in (manifest, temporary / CHECKPOINT_STATE, temporary):
         sync(path)
     replaced = final.with_name(f".replaced-{final.name}")
     if final.exists():  # by a run that went back to it
@@ -91,10 +90,10 @@ def verify(checkpoint: Path, rank: int = 0, world_size: int = 1) -> list[str]:
     unsafe = [name for name in names if not _SAFE_NAME.fullmatch(name)]
     if unsafe:
         return [f"{MANIFEST} names a file outside the checkpoint: {unsafe[0]!r}"]
-    listed = {name for name in names if name.startswith(f"{STATE_DIRECTORY}/")}
+    listed = {name for name in names if name.startswith(f"{CHECKPOINT_STATE}/")}
     missing = [f"{name} is not in {MANIFEST}" for name in _DOCUMENTS if name not in files]
     missing += [] if listed else [f"no state is in {MANIFEST}"]
-    present = {f"{STATE_DIRECTORY}/{path.name}" for path in (checkpoint / STATE_DIRECTORY).glob("*")}
+    present = {f"{CHECKPOINT_STATE}/{path.name}" for path in (checkpoint / CHECKPOINT_STATE).glob("*")}
     strange = [f"{name} is not in {MANIFEST}" for name in sorted(present - listed)]
     wrong = [p for name in names[rank::world_size] for p in _check_file(checkpoint, name, files[name])]
     return missing + strange + wrong
@@ -159,7 +158,7 @@ def read_document(checkpoint: Path, name: str) -> Any:
 
 def fragment_files(checkpoint: Path) -> FragmentFiles:
     """A reader of the sharded state."""
-    return FragmentFiles(checkpoint, num_updates=read_document(checkpoint, "trainer.json")["num_updates"])
+    return FragmentFiles(checkpoint, num_updates=read_document(checkpoint, TRAINER_DOCUMENT)["num_updates"])
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
@@ -177,7 +176,7 @@ def best_first(checkpoints: Sequence[Path], metric: str) -> list[Path]:
 def _score(checkpoint: Path, metric: str) -> float | None:
     """None where the checkpoint was not validated, or by another metric, or cannot be read."""
     try:
-        document = read_document(checkpoint, "trainer.json")
+        document = read_document(checkpoint, TRAINER_DOCUMENT)
         return document["score"] if document["metric"] == metric else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -188,7 +187,7 @@ def apply_retention(run_directory: Path, config: CheckpointConfig, metric: str) 
     checkpoints = list_checkpoints(run_directory)
     kept = {*checkpoints[-config.keep_last :], *best_first(checkpoints, metric)[: config.keep_best]}
     if config.keep_every:
-        kept |= {path for path in checkpoints if step_of(path) % config.keep_every == 0}
+        kept |= {path for path in checkpoints if checkpoint_step(path) % config.keep_every == 0}
     complaints = []
     for path in checkpoints:
         try:

@@ -17,9 +17,11 @@ from typing import Any, NoReturn
 from safetensors import SafetensorError
 
 from trainer.checkpoints import directory as checkpoint
-from trainer.checkpoints.state_files import STATE_DIRECTORY, HostCopy
+from trainer.checkpoints.state_files import HostCopy
 from trainer.configuration.sections import CheckpointConfig
 from trainer.engine.base import Engine
+from trainer.files import sync
+from trainer.run_directory.layout import CHECKPOINT_STATE, CHECKPOINTS, TRAINER_DOCUMENT
 
 
 class SaveFailed(Exception):
@@ -95,8 +97,8 @@ class Saver:
             raise SaveFailed("; ".join(errors))
         values = [outcome["value"] for outcome in outcomes]
         if self._publishing:
-            best = self._retention.keep_best > 0 and self._documents["trainer.json"].get("best_step") == self._step
-            return Saved(self._step, self._run_directory / checkpoint.CHECKPOINTS / values[0][0], values[0][1], best)
+            best = self._retention.keep_best > 0 and self._documents[TRAINER_DOCUMENT].get("best_step") == self._step
+            return Saved(self._step, self._run_directory / CHECKPOINTS / values[0][0], values[0][1], best)
         self._publishing = True
         files = {name: entry for part in values for name, entry in part.items()}
         self._task = _Task((lambda: self._publish(files)) if self._engine.rank == 0 else lambda: None)
@@ -114,9 +116,9 @@ class Saver:
 
     def _write(self) -> dict[str, list[Any]]:
         # Every rank makes the folder: waiting for rank 0 to make it would be one more thing to agree on.
-        (self._temporary / STATE_DIRECTORY).mkdir(parents=True, exist_ok=True)
+        (self._temporary / CHECKPOINT_STATE).mkdir(parents=True, exist_ok=True)
         path = self._copy.write(self._temporary, self._engine.rank, self._engine.world_size)
-        return {f"{STATE_DIRECTORY}/{path.name}": checkpoint.describe(checkpoint.sync(path))}
+        return {f"{CHECKPOINT_STATE}/{path.name}": checkpoint.describe(sync(path))}
 
     def _publish(self, files: Mapping[str, list[Any]]) -> list[Any]:
         """The new checkpoint's name, and what retention complains of: too many checkpoints are no reason to stop."""

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trainer.engine.base import FRAGMENT_KINDS, Fragment, FragmentKind
+from trainer.run_directory.layout import CHECKPOINT_STATE, rank_name
 
-STATE_DIRECTORY = "state"
 _SUFFIX, _INDEX = ".safetensors", "fragments"
 
 
@@ -71,7 +71,7 @@ class HostCopy:
 
     def write(self, directory: Path, rank: int, world_size: int) -> Path:
         """Writes the rank's file into `directory`/state and returns its path. Raises OSError or SafetensorError."""
-        path = directory / STATE_DIRECTORY / f"rank-{rank:05d}-of-{world_size:05d}{_SUFFIX}"
+        path = directory / CHECKPOINT_STATE / f"{rank_name(rank)}-of-{world_size:05d}{_SUFFIX}"
         save_file(self._flat, path, metadata={_INDEX: json.dumps(self._index)})
         return path
 
@@ -103,7 +103,7 @@ class FragmentFiles:
     def __init__(self, checkpoint: Path, num_updates: int):
         self.num_updates = num_updates
         self._files: dict[Path, Any] = {}
-        self._paths = sorted((checkpoint / STATE_DIRECTORY).glob(f"*{_SUFFIX}"))
+        self._paths = sorted((checkpoint / CHECKPOINT_STATE).glob(f"*{_SUFFIX}"))
 
     @cached_property
     def _pieces(self) -> dict[str, list[_Piece]]:

@@ -23,9 +23,6 @@ from trainer.errors import UserError
 
 T = TypeVar("T")
 
-CONFIG_FILE = "config.yaml"
-"""The resolved configuration in a run directory or a model directory."""
-
 # The scalars of YAML 1.2. PyYAML follows 1.1, where `7e-4` is text, `no` (also a language) is false and 12:30 is 750.
 _SCALARS = {
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),

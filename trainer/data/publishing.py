@@ -1,12 +1,12 @@
 """Files that are there whole or not at all, and what is said when the disk is full."""
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.errors import UserError
+from trainer.files import write_atomically
 
 
 def publish_file(path: Path, content: bytes) -> None:
@@ -14,18 +14,9 @@ def publish_file(path: Path, content: bytes) -> None:
 
     Raises UserError where the disk is full.
     """
-    # Its own name, because runs that share `data.cache` may publish the same file at once.
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     with telling_full_disk(path.parent):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
 
 
 @contextmanager

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trainer.checkpoints.directory import best_first, list_checkpoints, read_weights, verify
+from trainer.checkpoints.directory import best_first, read_weights, verify
 from trainer.configuration import reading as configuration
-from trainer.configuration.reading import CONFIG_FILE
 from trainer.data.text.tokenizer import TokenizerPair
 from trainer.errors import UserError
 from trainer.inference.model_directory import build_model, put_weights, refuse_existing, save_model_directory
+from trainer.run_directory.layout import config_path, list_checkpoints
 
 
 def average(run_directory: Path, number: int, output: Path, best: bool = False) -> None:
@@ -19,7 +19,7 @@ def average(run_directory: Path, number: int, output: Path, best: bool = False) 
     Raises UserError where the run has fewer such checkpoints or one is damaged.
     """
     refuse_existing(output)
-    config = configuration.load(run_directory / CONFIG_FILE)
+    config = configuration.load(config_path(run_directory))
     tokenizers = TokenizerPair.load(run_directory)
     checkpoints = list_checkpoints(run_directory)
     if best:

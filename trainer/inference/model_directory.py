@@ -16,22 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.transformer import Transformer
-from trainer.checkpoints.directory import (
-    CHECKPOINTS,
-    MANIFEST,
-    best_first,
-    list_checkpoints,
-    newest_checkpoint,
-    read_weights,
-    verify,
-)
+from trainer.checkpoints.directory import best_first, newest_checkpoint, read_weights, verify
 from trainer.configuration import reading as configuration
-from trainer.configuration.reading import CONFIG_FILE
 from trainer.configuration.sections import Config
 from trainer.data.text.tokenizer import TokenizerPair
 from trainer.errors import UserError
-
-WEIGHTS = "model.safetensors"
+from trainer.files import publish_folder
+from trainer.run_directory.layout import CHECKPOINTS, CONFIG, MANIFEST, WEIGHTS, list_checkpoints
 
 
 @dataclass(frozen=True)
@@ -58,10 +49,10 @@ def save_model_directory(
         temporary.mkdir(parents=True)
         fp32 = {name: weight.detach().to("cpu", torch.float32).contiguous() for name, weight in weights.items()}
         save_file(fp32, temporary / WEIGHTS)
-        (temporary / CONFIG_FILE).write_text(configuration.dump(config), encoding="utf-8")
+        (temporary / CONFIG).write_text(configuration.dump(config), encoding="utf-8")
         for name, content in tokenizers.files().items():
             (temporary / name).write_bytes(content)
-        temporary.rename(directory)
+        publish_folder(temporary, directory)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"the model directory {directory} cannot be written: {error}.") from error
@@ -80,7 +71,7 @@ def load(path: Path, device: str = "auto") -> LoadedModel:
     hardware is made for; on the CPU it computes in fp32. Raises UserError where something is missing or damaged.
     """
     home, checkpoint = _locate(path)
-    config = configuration.load(home / CONFIG_FILE)
+    config = configuration.load(home / CONFIG)
     tokenizers = TokenizerPair.load(home)
     place = _choose_device(device)
     bf16 = place.type == "cuda" and config.engine.precision == "bf16"
@@ -144,7 +135,7 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
 
 def _best_checkpoint(run_directory: Path) -> Path:
     """The sound checkpoint with the highest validation score; where none was scored, the newest."""
-    metric = configuration.load(run_directory / CONFIG_FILE).evaluation.metric
+    metric = configuration.load(run_directory / CONFIG).evaluation.metric
     for checkpoint in best_first(list_checkpoints(run_directory), metric):
         if not verify(checkpoint):
             return checkpoint

@@ -15,12 +15,13 @@ from typing import Any
 
 from trainer.data.feeding.packing import MicroBatch
 from trainer.errors import UserError
+from trainer.files import json_lines, write_atomically
 
 
 def read_metrics(path: Path, num_bytes: int = -1) -> list[dict[str, Any]]:
     """The lines of the file, or of its first `num_bytes`, in order; a line that a kill left torn is left out."""
     with path.open("rb") as file:
-        return [record for _, record in _records(file.read(num_bytes))]
+        return [record for _, record in json_lines(file.read(num_bytes))]
 
 
 class MetricsFile:
@@ -73,30 +74,13 @@ class MetricsFile:
         )
 
 
-def _records(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Each whole line that is a JSON object, as bytes with its newline and decoded."""
-    for line in content.splitlines(keepends=True):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if line.endswith(b"\n") and isinstance(record, dict):
-            yield line, record
-
-
 def _drop_after(path: Path, step: int) -> None:
     content = path.read_bytes()
     kept = b"".join(
-        line for line, record in _records(content) if record.get("kind") == "event" or record["step"] <= step
+        line for line, record in json_lines(content) if record.get("kind") == "event" or record["step"] <= step
     )
-    if kept == content:
-        return
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    if kept != content:
+        write_atomically(path, kept)
 
 
 def _finite(value: Any) -> Any:

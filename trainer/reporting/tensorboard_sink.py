@@ -7,6 +7,7 @@ from typing import Any
 
 from trainer.errors import UserError
 from trainer.reporting.charts import X_AXES, chart_values
+from trainer.run_directory.layout import TENSORBOARD
 from trainer.run_directory.stop_reason import RunOutcome
 
 
@@ -23,7 +24,7 @@ class TensorBoardSink:
     """Steps after `start_step` that an earlier start has drawn are taken out: this one makes them again."""
 
     def __init__(self, run_directory: Path, start_step: int) -> None:
-        self._directory, self._start_step = run_directory / "tensorboard", start_step
+        self._directory, self._start_step = run_directory / TENSORBOARD, start_step
         self._writer: Any = None
 
     def open(self) -> None:

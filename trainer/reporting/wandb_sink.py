@@ -18,11 +18,12 @@ from urllib.parse import urlsplit
 
 from trainer.configuration.sections import WandbConfig
 from trainer.errors import error_line
+from trainer.files import write_atomically
 from trainer.reporting.background_tracker import BackgroundTracker, Notify, NoTracker, Tracker
 from trainer.reporting.charts import X_AXES, chart_values
 from trainer.reporting.events import STARTS, Event
 from trainer.reporting.metrics_file import read_metrics
-from trainer.run_directory.ownership import metrics_path
+from trainer.run_directory.layout import WANDB, WANDB_COMPLETE, WANDB_ID, metrics_path
 from trainer.run_directory.stop_reason import RunOutcome
 
 LEAST_FREE_BYTES = 64 * 1024  # what W&B may have in hand between two records
@@ -166,7 +167,7 @@ class WandbSink:
 
     def _look_at_the_disk(self) -> None:
         """W&B loses records on a full disk without a word, so what it says at the end is then not believed."""
-        folder = self._directory / "wandb"
+        folder = self._directory / WANDB
         if self._disk_was_full or not folder.exists():  # W&B takes another one where it may not write
             return
         disk = os.statvfs(folder)
@@ -188,7 +189,7 @@ class WandbSink:
 
     @property
     def _marker(self) -> Path:
-        return self._directory / "wandb_complete"
+        return self._directory / WANDB_COMPLETE
 
     def _prepare_thread(self) -> None:
         self._thread_id = threading.get_native_id()
@@ -226,12 +227,10 @@ class WandbSink:
 
     def _run_id(self) -> str:
         """That of the directory; a new one takes the id that `wandb agent` gives to a run of a sweep."""
-        path = self._directory / "wandb_id"
+        path = self._directory / WANDB_ID
         if not path.exists():
             given = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(8)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(f"{given}\n")
-            temporary.replace(path)
+            write_atomically(path, f"{given}\n")
         return path.read_text().strip()
 
 

@@ -4,17 +4,16 @@ RUN/config.yaml  RUN/tokenizer.model (or one for each language)  RUN/data/…  R
 """
 
 import errno
-import fcntl
 import os
 import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from trainer.configuration.reading import CONFIG_FILE, dump, load, require_same_run
+from trainer.configuration.reading import dump, load, require_same_run
 from trainer.configuration.sections import Config
 from trainer.data.corpora.sources import check_sources
 from trainer.data.preparation.prepare import TRAINED_TOKENIZERS, Prepared
@@ -22,30 +21,21 @@ from trainer.data.preparation.prepare import prepare as prepare_data
 from trainer.data.preparation.validation import VALIDATION_COPIES
 from trainer.data.text.tokenizer import TOKENIZER_FILES
 from trainer.errors import UserError
+from trainer.files import is_locked, locked, write_atomically
+from trainer.run_directory.layout import CHECKPOINTS, DATA, OWNER, config_path, metrics_path
 from trainer.run_directory.state import read_state
 from trainer.run_directory.watchdog import SECONDS_BETWEEN_HEARTBEATS, read_heartbeats
 
-OWNER = "owner"
-_SECONDS_TO_LOCK = 1.0
+_SECONDS_TO_LOCK = 1.0  # `find_owner` takes the lock for a moment
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_OF_SILENCE = 600.0  # after which a rank is dead, however wrong the clocks are
 # What the user can mend about a folder; a full disk is told where it is noticed.
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG)
 
 
-def config_path(directory: str | Path) -> Path:
-    """The resolved configuration of a run."""
-    return Path(directory) / CONFIG_FILE
-
-
 def tokenizer_paths(directory: str | Path) -> list[Path]:
     """Where the SentencePiece models of a run may lie."""
     return [Path(directory) / name for name in TOKENIZER_FILES]
-
-
-def metrics_path(directory: str | Path) -> Path:
-    """The record of a run, see `trainer.reporting.metrics_file`."""
-    return Path(directory) / "metrics.jsonl"
 
 
 def prepare(config: Config, workers: int | None = None) -> Prepared:
@@ -95,15 +85,13 @@ def _prepare(config: Config, directory: Path, workers: int | None) -> Prepared:
     elif path.exists():
         require_same_run(load(path), config)
     prepared = prepare_data(config.data, config.tokenizer, directory, workers)
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_text(dump(config), encoding="utf-8")
-    temporary.rename(path)
+    write_atomically(path, dump(config))
     return prepared
 
 
 def _has_begun(directory: Path) -> bool:
     """Whether a training has left anything that depends on the configuration."""
-    return metrics_path(directory).exists() or (directory / "checkpoints").exists()
+    return metrics_path(directory).exists() or (directory / CHECKPOINTS).exists()
 
 
 def _remove_own_tokenizers(config: Config, directory: Path) -> None:
@@ -120,7 +108,7 @@ def _remove_if_unused(directory: Path) -> None:
         return
     for left in (*tokenizer_paths(directory), directory / OWNER):
         left.unlink(missing_ok=True)
-    data = directory / "data"
+    data = directory / DATA
     if data.is_dir() and all(path.name.startswith((TRAINED_TOKENIZERS, VALIDATION_COPIES)) for path in data.iterdir()):
         shutil.rmtree(data)
     if not any(directory.iterdir()):
@@ -135,14 +123,12 @@ def owning(directory: str | Path) -> Iterator[None]:
     where another process holds it. Some cluster file systems have no locks, or none that other machines see: that is
     what heartbeats are looked at for, see `prepare`.
     """
-    with (Path(directory) / OWNER).open("a+") as file:
+    path = Path(directory) / OWNER
+    with ExitStack() as stack:
         try:
-            _lock(file)
+            file = stack.enter_context(locked(path, _SECONDS_TO_LOCK))
         except BlockingIOError as error:
-            file.seek(0)
-            raise _in_use(directory, file.read().strip()) from error
-        except OSError:  # no locks
-            pass
+            raise _in_use(directory, path.read_text(encoding="utf-8").strip()) from error
         file.truncate(0)
         file.write(f"{process_name(os.getpid(), socket.gethostname())}\n")
         file.flush()
@@ -185,26 +171,14 @@ def process_name(pid: int, host: str) -> str:
     return f"process {pid} on {host}"
 
 
-def _lock(file: IO[str]) -> None:
-    """Waits a second for the lock: `find_owner` may be looking."""
-    deadline = time.monotonic() + _SECONDS_TO_LOCK
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(_SECONDS_TO_LOCK / 20)
-
-
 def find_owner(directory: str | Path) -> str | None:
     """The process that holds the run directory just now, as far as locks are to be seen from this machine.
 
     Raises OSError where the file system has none.
     """
-    with suppress(FileNotFoundError), (Path(directory) / OWNER).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return file.read().strip() or "a process"
+    path = Path(directory) / OWNER
+    if not is_locked(path):
+        return None
+    with suppress(FileNotFoundError):
+        return path.read_text(encoding="utf-8").strip() or "a process"
     return None

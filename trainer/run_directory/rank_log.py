@@ -19,14 +19,9 @@ from types import TracebackType
 from typing import TextIO
 
 from trainer.errors import UserError
+from trainer.run_directory.layout import log_path
 
-LOGS = "logs"
 _BYTES_OF_A_LINE = 1000  # more than nearly all have
-
-
-def log_path(run_directory: Path, rank: int) -> Path:
-    """Where a rank's log lies."""
-    return run_directory / LOGS / f"rank-{rank:05d}.log"
 
 
 def last_lines(run_directory: Path, rank: int, number: int) -> list[str]:

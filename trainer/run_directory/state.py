@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer.errors import error_line, lost_peer
+from trainer.files import read_json_lines, write_atomically
+from trainer.run_directory.layout import FAILURES, STATE
 from trainer.run_directory.stop_reason import RunOutcome, StopReason
-
-STATE, FAILURES = "state.json", "failures.jsonl"
 
 State = Literal["training", "finished", "stopped", "failed"]
 
@@ -61,10 +61,8 @@ class RunState:
         if self._rank != 0:
             return
         document = {"state": state, "reason": reason, "step": step, "time": time.time()} | self._facts
-        temporary = self._directory / f".tmp-{STATE}"
         with suppress(OSError):
-            temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
-            temporary.replace(self._directory / STATE)
+            write_atomically(self._directory / STATE, json.dumps(document, indent=1))
 
 
 def read_state(run_directory: Path) -> dict[str, Any] | None:
@@ -77,10 +75,5 @@ def read_state(run_directory: Path) -> dict[str, Any] | None:
 
 
 def read_failures(run_directory: Path) -> list[dict[str, Any]]:
-    """The failures in order; a line that a kill left torn is left out."""
-    failures = []
-    with suppress(OSError):
-        for line in (run_directory / FAILURES).read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError):
-                failures.append(json.loads(line))
-    return failures
+    """The failures in order, as far as they can be read."""
+    return read_json_lines(run_directory / FAILURES)

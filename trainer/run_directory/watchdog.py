@@ -23,8 +23,9 @@ from typing import Any
 
 from trainer.configuration.sections import HangConfig
 from trainer.errors import ExitStatus
+from trainer.files import write_atomically
+from trainer.run_directory.layout import HEARTBEATS, files_by_rank, heartbeat_path
 
-HEARTBEATS = "heartbeats"
 _SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_HEARTBEATS = 10.0
 _USUAL_OF = 50  # steps
@@ -43,12 +44,12 @@ def end_process(message: str) -> None:
 def read_heartbeats(run_directory: Path) -> dict[int, dict[str, Any]]:
     """The last heartbeat of each rank, of whatever start; what cannot be read is left out."""
     beats = {}
-    for path in (run_directory / HEARTBEATS).glob("rank-*.json"):
+    for rank, path in files_by_rank(run_directory / HEARTBEATS, ".json").items():
         with suppress(OSError, ValueError):
             beat = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(beat, dict) and {"step", "time"} <= beat.keys():
-                beats[int(path.stem.removeprefix("rank-"))] = beat
-    return dict(sorted(beats.items()))
+                beats[rank] = beat
+    return beats
 
 
 class Watchdog:
@@ -58,7 +59,7 @@ class Watchdog:
     """
 
     def __init__(self, run_directory: Path, rank: int, config: HangConfig, give_up: Callable[[str], None]) -> None:
-        self._stem = run_directory / HEARTBEATS / f"rank-{rank:05d}"
+        self._path = heartbeat_path(run_directory, rank)
         self._rank, self._config, self._give_up = rank, config, give_up
         self._step_seconds: deque[float] = deque(maxlen=_USUAL_OF)
         self._step, self._phase = 0, "start"
@@ -69,7 +70,7 @@ class Watchdog:
     def start(self) -> "Watchdog":
         """Begins to watch."""
         self._last = time.monotonic()
-        self._stem.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         _without_waiting(self._write_heartbeat)
         self._thread.start()
         return self
@@ -126,13 +127,12 @@ class Watchdog:
     def _write_heartbeat(self) -> None:
         beat = {"step": self._step, "phase": self._phase, "time": time.time()}
         beat |= {"idle": round(time.monotonic() - self._last, 1), "limit": self.limit}
-        temporary = self._stem.with_suffix(".tmp")
+        beat |= {"host": socket.gethostname(), "pid": os.getpid()}
         with suppress(OSError):  # a full disk is no hang
-            temporary.write_text(json.dumps(beat | {"host": socket.gethostname(), "pid": os.getpid()}))
-            temporary.replace(self._stem.with_suffix(".json"))
+            write_atomically(self._path, json.dumps(beat), durable=False)
 
     def _write_stacks(self) -> None:
-        for open_file in (lambda: self._stem.with_suffix(".stacks").open("w"), lambda: os.fdopen(os.dup(2), "w")):
+        for open_file in (lambda: self._path.with_suffix(".stacks").open("w"), lambda: os.fdopen(os.dup(2), "w")):
             with suppress(OSError), open_file() as file:
                 faulthandler.dump_traceback(file)
 
@@ -143,7 +143,7 @@ class Watchdog:
         self._give_up(
             f"dragoman: rank {self._rank} on {socket.gethostname()} has made no progress for {seconds:.0f} s in the "
             f"phase {self._phase!r} after step {self._step}; the stacks of its threads are in "
-            f"{self._stem.with_suffix('.stacks')}. The same command goes on from the newest checkpoint; "
+            f"{self._path.with_suffix('.stacks')}. The same command goes on from the newest checkpoint; "
             "`hang.minutes`, `hang.factor` and `hang.phase_minutes` bound how long a rank may be silent."
         )
 

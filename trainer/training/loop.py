@@ -24,6 +24,7 @@ from trainer.reporting.events import Event
 from trainer.reporting.metrics_file import StepMeter, count_cells
 from trainer.reporting.model_flops import peak_flops, step_flops
 from trainer.reporting.reporter import Reporter
+from trainer.run_directory.layout import LANES_DOCUMENT, TRAINER_DOCUMENT
 from trainer.run_directory.stop_reason import StopReason
 from trainer.run_directory.watchdog import Watchdog
 from trainer.training.loss_spikes import LossWatch
@@ -287,7 +288,7 @@ class Loop:
         trainer = asdict(self.progress) | {"num_updates": self.engine.num_updates}
         trainer |= {"metric": self.config.evaluation.metric}
         trainer |= {"world_size": self.engine.world_size, "engine": self.config.engine.kind}
-        return {"trainer.json": trainer, "lanes.json": merge_states(self.engine.gather(self.data.state()))}
+        return {TRAINER_DOCUMENT: trainer, LANES_DOCUMENT: merge_states(self.engine.gather(self.data.state()))}
 
 
 def _score(result: dict[str, Any], metric: str) -> float:

@@ -7,7 +7,6 @@ micro-batch in parts. Either way every sentence is learnt from, and a step is wh
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,8 +15,9 @@ from trainer.configuration.sections import Config
 from trainer.data.feeding.packing import MicroBatch
 from trainer.engine.base import Engine, LossFunction
 from trainer.errors import OutOfMemory, UserError
+from trainer.files import write_atomically
+from trainer.run_directory.layout import MEMORY
 
-MEMORY_FILE = "memory.json"
 MAX_PARTS = 16
 # Shares of the budget that are rehearsed in turn, so that one that fits can be named.
 _RUNGS = (1 / 16, 1 / 4, 1 / 2, 1.0)
@@ -90,10 +90,8 @@ def remember_parts(config: Config, parts: int) -> None:
             f"memory runs out although every micro-batch of `data.max_tokens` ({config.data.max_tokens}) is computed "
             f"in {MAX_PARTS} parts: something else must take it; look at the machine, then remove {_path(config)}."
         )
-    temporary = _path(config).with_name(f".tmp-{MEMORY_FILE}-{os.getpid()}")  # several ranks may be short at once
-    temporary.write_text(json.dumps({"max_tokens": config.data.max_tokens, "parts": parts}), encoding="utf-8")
-    temporary.replace(_path(config))
+    write_atomically(_path(config), json.dumps({"max_tokens": config.data.max_tokens, "parts": parts}))
 
 
 def _path(config: Config) -> Path:
-    return Path(config.run.directory) / MEMORY_FILE
+    return Path(config.run.directory) / MEMORY

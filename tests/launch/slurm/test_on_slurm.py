@@ -18,7 +18,7 @@ from launch.watching.run_history import read_requeues
 from slurm.local_cluster import LocalCluster, missing, wait_for
 from tests.offline_wandb import history
 from tests.trainer.training.test_training import CONFIGURATION, Runs
-from trainer.checkpoints.names import list_checkpoints, step_of
+from trainer.run_directory.layout import checkpoint_step, list_checkpoints
 
 pytestmark = [
     pytest.mark.slow,
@@ -160,7 +160,7 @@ def test_a_run_that_meets_everything_ends_as_if_nothing_had_happened(
     cluster.run("scancel", job)
     runner.wait_for_end(job, "CANCELLED")
     assert "cancelled" in runner.decisions("stop")[-1]["reason"]
-    kept = step_of(list_checkpoints(runner.run)[-1])
+    kept = checkpoint_step(list_checkpoints(runner.run)[-1])
     assert kept >= runner.decisions()[-1]["step"]
     last = kept + STEPS_ON_ONE_NODE
     second = runner.submit(1, last)

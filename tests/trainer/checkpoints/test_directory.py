@@ -18,6 +18,7 @@ from trainer.checkpoints.state_files import FragmentFiles, HostCopy
 from trainer.configuration.sections import CheckpointConfig
 from trainer.engine.base import Fragment
 from trainer.errors import UserError
+from trainer.run_directory.layout import checkpoint_name, list_checkpoints
 
 KEEP_ALL = CheckpointConfig(keep_last=99)
 SIZES = {"a.weight": 10, "b.bias": 3}
@@ -191,7 +192,7 @@ def test_what_a_kill_left_is_never_listed_and_is_removed(tmp_path: Path) -> None
     path = publish(tmp_path, 1)
     shutil.copytree(path, path.with_name(".tmp-step-00000002"))
     shutil.copytree(path, path.with_name(".old-step-00000003"))
-    assert checkpoint.list_checkpoints(tmp_path) == [path]
+    assert list_checkpoints(tmp_path) == [path]
     checkpoint.remove_leftovers(tmp_path)
     assert list((tmp_path / "checkpoints").iterdir()) == [path]
 
@@ -210,15 +211,15 @@ def test_retention_keeps_the_last_and_the_best(tmp_path: Path, keep_best: int, m
     for step, score in enumerate([1.0, 9.0, 2.0, None, 9.0, 4.0], start=1):
         publish(tmp_path, step, score)
     checkpoint.apply_retention(tmp_path, CheckpointConfig(keep_last=2, keep_best=keep_best), metric)
-    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [checkpoint.name_of(step) for step in kept]
+    assert [path.name for path in list_checkpoints(tmp_path)] == [checkpoint_name(step) for step in kept]
 
 
 def test_every_so_many_steps_one_is_kept_for_ever(tmp_path: Path) -> None:
     for step in range(1, 10):
         publish(tmp_path, step)
         checkpoint.apply_retention(tmp_path, CheckpointConfig(keep_last=2, keep_every=3), "bleu")
-    names = [path.name for path in checkpoint.list_checkpoints(tmp_path)]
-    assert names == [checkpoint.name_of(step) for step in (3, 6, 8, 9)]
+    names = [path.name for path in list_checkpoints(tmp_path)]
+    assert names == [checkpoint_name(step) for step in (3, 6, 8, 9)]
 
 
 def test_a_kill_amid_retention_leaves_nothing_that_looks_whole(tmp_path: Path, monkeypatch: Any) -> None:
@@ -234,8 +235,8 @@ def test_a_kill_amid_retention_leaves_nothing_that_looks_whole(tmp_path: Path, m
         patch.setattr(shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             checkpoint.apply_retention(tmp_path, CheckpointConfig(keep_last=1), "bleu")
-    left = checkpoint.list_checkpoints(tmp_path)
-    assert [path.name for path in left] == [checkpoint.name_of(step) for step in (2, 3)]
+    left = list_checkpoints(tmp_path)
+    assert [path.name for path in left] == [checkpoint_name(step) for step in (2, 3)]
     assert [checkpoint.verify(path) for path in left] == [[], []]
     checkpoint.remove_leftovers(tmp_path)
     assert sorted((tmp_path / "checkpoints").iterdir()) == left
@@ -244,18 +245,16 @@ def test_a_kill_amid_retention_leaves_nothing_that_looks_whole(tmp_path: Path, m
 def test_the_oldest_of_equal_scores_is_the_best(tmp_path: Path) -> None:
     for step, score in enumerate([1.0, 9.0, 9.0], start=1):
         publish(tmp_path, step, score)
-    steps = [path.name for path in checkpoint.best_first(checkpoint.list_checkpoints(tmp_path), "bleu")]
-    assert steps == [checkpoint.name_of(step) for step in (2, 3, 1)]
+    steps = [path.name for path in checkpoint.best_first(list_checkpoints(tmp_path), "bleu")]
+    assert steps == [checkpoint_name(step) for step in (2, 3, 1)]
 
 
 def test_an_unreadable_document_of_an_old_checkpoint_does_not_stop_retention(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         publish(tmp_path, step, 1.0)
-    (tmp_path / "checkpoints" / checkpoint.name_of(1) / "trainer.json").write_text("{")
+    (tmp_path / "checkpoints" / checkpoint_name(1) / "trainer.json").write_text("{")
     checkpoint.apply_retention(tmp_path, CheckpointConfig(keep_last=2, keep_best=1), "bleu")
-    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [
-        checkpoint.name_of(step) for step in (2, 3)
-    ]
+    assert [path.name for path in list_checkpoints(tmp_path)] == [checkpoint_name(step) for step in (2, 3)]
 
 
 def test_a_run_without_checkpoints_is_told_so(tmp_path: Path) -> None:

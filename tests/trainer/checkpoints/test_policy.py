@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from tests.trainer.training.test_loop import FakeEngine, FakeReporter, make_loop
-from trainer.checkpoints import directory as checkpoint
 from trainer.checkpoints import policy as run_saving
 from trainer.checkpoints.policy import RunSaving
 from trainer.configuration.sections import CheckpointConfig, Config, RunConfig
+from trainer.run_directory.layout import checkpoint_name, list_checkpoints
 
 
 class Clock:
@@ -49,5 +49,5 @@ def test_a_run_saves_by_the_clock_between_its_saves_by_the_step(tmp_path: Path, 
     loop = make_loop(tmp_path, FakeEngine(), max_steps=8, checkpoint=settings)
     loop.reporter.step = lambda step: setattr(clock, "now", 60.0 * step)  # type: ignore[method-assign]
     loop.run()
-    names = [path.name for path in checkpoint.list_checkpoints(tmp_path)]
-    assert names == [checkpoint.name_of(step) for step in (3, 6, 8)]
+    names = [path.name for path in list_checkpoints(tmp_path)]
+    assert names == [checkpoint_name(step) for step in (3, 6, 8)]

@@ -20,7 +20,7 @@ from trainer.reporting.background_tracker import BackgroundTracker, NoTracker
 from trainer.reporting.charts import chart_values
 from trainer.reporting.metrics_file import read_metrics
 from trainer.reporting.wandb_sink import create_wandb_tracker, resolve_mode
-from trainer.run_directory.ownership import metrics_path
+from trainer.run_directory.layout import metrics_path
 from trainer.run_directory.stop_reason import RunOutcome
 
 TRAIN = {"kind": "train", "step": 3, "target_tokens": 900, "loss": 2.5, "skipped": False, "note": "text"}
@@ -252,7 +252,7 @@ def test_an_offline_run_holds_every_record_and_goes_on_under_its_id(tmp_path: Pa
 RECORD = """
 import os, signal
 from trainer.reporting.metrics_file import MetricsFile
-from trainer.run_directory.ownership import metrics_path
+from trainer.run_directory.layout import metrics_path
 metrics = MetricsFile(metrics_path(run))
 def record(step):
     line = {"kind": "train", "step": step, "target_tokens": 30 * step, "loss": step / 2}

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import UserError
-from trainer.run_directory.rank_log import RankLog, last_lines, log_path
+from trainer.run_directory.layout import log_path
+from trainer.run_directory.rank_log import RankLog, last_lines
 
 SPEAKER = """
 import os, sys

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.run_directory.state import FAILURES, STATE, RunState, read_failures, read_state
+from trainer.run_directory.layout import FAILURES, STATE
+from trainer.run_directory.state import RunState, read_failures, read_state
 from trainer.run_directory.stop_reason import StopReason
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from trainer.checkpoints.directory import list_checkpoints, read_document, verify
-from trainer.checkpoints.names import step_of
+from trainer.checkpoints.directory import read_document, verify
 from trainer.reporting.metrics_file import read_metrics
+from trainer.run_directory.layout import checkpoint_step, list_checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +73,7 @@ def test_nan_and_spike_are_skipped_and_a_bad_stretch_is_passed_over(kind: str, t
     assert set(range(1, 41)) - set(losses) == {5, 25}, "those after the rollback were made of other data"
     assert losses[40] < 0.9 * losses[1]
     newest = list_checkpoints(run)[-1]
-    assert (step_of(newest), verify(newest)) == (40, [])
+    assert (checkpoint_step(newest), verify(newest)) == (40, [])
     # 38 of the 40 steps were learnt from.
     assert read_document(newest, "trainer.json")["num_updates"] == 38
 
@@ -85,4 +85,4 @@ def test_a_run_that_diverges_for_good_ends_with_a_verdict(tmp_path: Path) -> Non
     assert told, ended.stderr
     assert "3 steps in a row up to step 13 could not be learnt from, after 1 rollback;" in told[0]
     newest = list_checkpoints(tmp_path / "run")[-1]
-    assert (step_of(newest), verify(newest)) == (10, [])
+    assert (checkpoint_step(newest), verify(newest)) == (10, [])

@@ -24,6 +24,7 @@ from trainer.data.text.sentences import Side
 from trainer.data.text.tokenizer import SpecialIds
 from trainer.engine.base import Fragment, StepResult
 from trainer.errors import UserError
+from trainer.run_directory.layout import checkpoint_name, list_checkpoints
 from trainer.run_directory.stop_reason import StopReason
 from trainer.run_directory.watchdog import Watchdog
 from trainer.training.loop import Collaborators, Loop, Progress
@@ -138,8 +139,8 @@ def events(loop: Loop) -> list[tuple[int, str, str]]:
 def test_it_saves_when_due_and_at_the_end(tmp_path: Path) -> None:
     loop = make_loop(tmp_path, FakeEngine(), max_steps=5)
     assert loop.run() == "finished"
-    names = [path.name for path in checkpoint.list_checkpoints(tmp_path)]
-    assert names == [checkpoint.name_of(step) for step in (2, 4, 5)]
+    names = [path.name for path in list_checkpoints(tmp_path)]
+    assert names == [checkpoint_name(step) for step in (2, 4, 5)]
 
 
 def test_before_the_first_step_the_largest_micro_batch_is_rehearsed(tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_after_bad_steps_in_a_row_it_goes_back_and_on_with_the_data(tmp_path: Pa
     assert (2, "rolled back", "from step 6; its data is passed over, learning rate times 0.5") in events(loop)
     assert engine.calls == 6 + 4
     assert engine.rates[6] == pytest.approx(engine.rates[3] / 2)
-    saved = checkpoint.read_document(checkpoint.list_checkpoints(tmp_path)[0], "trainer.json")
+    saved = checkpoint.read_document(list_checkpoints(tmp_path)[0], "trainer.json")
     assert (saved["step"], saved["rollbacks"], saved["lr_scale"]) == (2, 1, 0.5)
 
 
@@ -195,7 +196,7 @@ def test_no_checkpoint_is_made_amid_bad_steps(tmp_path: Path) -> None:
     """It would be the newest, and going back to it would bring back what the bad steps came from."""
     loop = make_loop(tmp_path, FakeEngine(skipped={4, 5, 6}), max_steps=8)
     loop.run()
-    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [checkpoint.name_of(s) for s in (2, 7, 8)]
+    assert [path.name for path in list_checkpoints(tmp_path)] == [checkpoint_name(s) for s in (2, 7, 8)]
 
 
 def test_rollbacks_are_counted_and_end(tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_a_loss_far_above_the_others_is_skipped_if_configured(tmp_path: Path) ->
     assert [(step, event) for step, event, _ in events(loop) if event != "saved"] == [(40, "skipped")]
     assert all(bound is None for bound in bounds[:20])
     assert bounds[40] == pytest.approx(5.1 + 8 * 1.4826 * 0.1)
-    newest = checkpoint.list_checkpoints(tmp_path)[-1]
+    newest = list_checkpoints(tmp_path)[-1]
     assert len(checkpoint.read_document(newest, "trainer.json")["recent_losses"]) == 49
 
 
@@ -232,11 +233,11 @@ def test_the_best_is_saved_at_once_and_patience_ends_the_run(tmp_path: Path) -> 
     loop = make_loop(tmp_path, FakeEngine(), FakeEvaluator(10, 30, 20, 25, 40), patience=2)
     assert loop.run() == "stopped early"
     assert (loop.progress.step, loop.progress.best_step, loop.progress.best_score) == (4, 2, 30)
-    documents = {p.name: checkpoint.read_document(p, "trainer.json") for p in checkpoint.list_checkpoints(tmp_path)}
+    documents = {p.name: checkpoint.read_document(p, "trainer.json") for p in list_checkpoints(tmp_path)}
     assert {name: document["score"] for name, document in documents.items()} == {
-        checkpoint.name_of(1): 10,
-        checkpoint.name_of(2): 30,
-        checkpoint.name_of(4): 25,
+        checkpoint_name(1): 10,
+        checkpoint_name(2): 30,
+        checkpoint_name(4): 25,
     }
     saved = [(step, detail.rpartition(" ")[2]) for step, event, detail in events(loop) if event == "saved"]
     assert saved == [(1, "True"), (2, "True"), (4, "False")]
@@ -254,14 +255,14 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(tmp_path: Path) 
 
     engine.step = step_with_signal  # type: ignore[method-assign]
     assert loop.run() == "SIGTERM"
-    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [checkpoint.name_of(s) for s in (2, 3)]
+    assert [path.name for path in list_checkpoints(tmp_path)] == [checkpoint_name(s) for s in (2, 3)]
 
 
 def test_a_signal_before_the_first_step_ends_the_run_at_once(tmp_path: Path) -> None:
     loop = make_loop(tmp_path, engine := FakeEngine())
     loop._stop.reason = StopReason.SIGUSR1
     assert loop.run() == "SIGUSR1"
-    assert (engine.calls, engine.rehearsed, checkpoint.list_checkpoints(tmp_path)) == (0, [], [])
+    assert (engine.calls, engine.rehearsed, list_checkpoints(tmp_path)) == (0, [], [])
 
 
 def test_a_signal_during_a_save_lets_it_end_and_saves_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,9 +274,9 @@ def test_a_signal_during_a_save_lets_it_end_and_saves_the_step(tmp_path: Path, m
 
     monkeypatch.setattr(HostCopy, "write", write)
     assert loop.run() == "SIGTERM"
-    names = [path.name for path in checkpoint.list_checkpoints(tmp_path)]
-    assert names[0] == checkpoint.name_of(2)
-    assert names[-1] == checkpoint.name_of(loop.progress.step)
+    names = [path.name for path in list_checkpoints(tmp_path)]
+    assert names[0] == checkpoint_name(2)
+    assert names[-1] == checkpoint_name(loop.progress.step)
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
@@ -284,12 +285,12 @@ def test_a_validation_that_a_signal_cut_short_is_made_by_the_next_start(tmp_path
     loop = make_loop(tmp_path, FakeEngine(), FakeEvaluator(5, 10, 15), max_steps=3)
     loop.reporter.step = lambda step: setattr(loop._stop, "reason", StopReason.SIGTERM if step == 3 else None)  # type: ignore[method-assign]
     assert loop.run() == "SIGTERM"
-    document = checkpoint.read_document(checkpoint.list_checkpoints(tmp_path)[-1], "trainer.json")
+    document = checkpoint.read_document(list_checkpoints(tmp_path)[-1], "trainer.json")
     assert (document["step"], document["score"], document["validation_due"]) == (3, None, True)
     progress = Progress.from_document(document, "bleu")
     again = make_loop(tmp_path, engine := FakeEngine(), FakeEvaluator(20), max_steps=3, progress=progress)
     assert again.run() == "finished"
-    document = checkpoint.read_document(checkpoint.list_checkpoints(tmp_path)[-1], "trainer.json")
+    document = checkpoint.read_document(list_checkpoints(tmp_path)[-1], "trainer.json")
     assert (document["step"], document["score"], document["best_step"]) == (3, 20, 3)
     assert engine.calls == 0
 

@@ -16,10 +16,8 @@ import pytest
 import yaml
 
 from launch.watching.status import RunReader
-from trainer.checkpoints.directory import MANIFEST
-from trainer.checkpoints.names import list_checkpoints, step_of
 from trainer.reporting.metrics_file import read_metrics
-from trainer.run_directory.rank_log import log_path
+from trainer.run_directory.layout import MANIFEST, checkpoint_step, list_checkpoints, log_path
 from trainer.run_directory.state import read_state
 
 pytestmark = pytest.mark.slow
@@ -221,7 +219,7 @@ def test_a_stop_signal_saves_and_ends_well(runs: Runs, reference: list[dict[str,
     assert process.returncode == 0, errors
     assert number.name in errors
     (saved,) = (runs.folder / name / "checkpoints").glob("step-*")
-    assert read_said(runs.folder / name) == ("stopped", number.name, step_of(saved))
+    assert read_said(runs.folder / name) == ("stopped", number.name, checkpoint_step(saved))
     assert_same_losses(runs.finished(name, *changes, processes=2), reference, 1e-5)
 
 

@@ -5,7 +5,6 @@ Shape suffixes: N pairs kept, L their items.
 
 import hashlib
 import json
-import os
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from trainer.data.preparation.filters import REASONS, PairFilter
 from trainer.data.text.encoding import PairEncoder
 from trainer.data.text.sentences import Side
+from trainer.files import writing_atomically
 
 NUM_EXAMPLES = 3
 _EXAMPLE_CHARACTERS = 200
@@ -117,8 +117,6 @@ class PartFile:
 
     def write(self, part: Part, dtype: str) -> None:
         """Publishes the part by one rename; a process may die at any moment of it."""
-        # Its own name, in case another process that is about to end still writes the same part.
-        temporary = self.path.with_name(f".tmp-{os.getpid()}-{self.path.name}")
         report = [dict(part.rejections.counts), part.rejections.examples]
         arrays: dict[str, NDArray[Any]] = {
             "hash_N": part.hash_N,
@@ -127,14 +125,8 @@ class PartFile:
         for name, side in (("source", part.source), ("target", part.target)):
             arrays[f"{name}_items"] = side.token_L.astype(dtype, copy=False)
             arrays[f"{name}_lengths"] = side.length_N
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with writing_atomically(self.path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def is_sound(self) -> bool:
         """Whether the file is there and as it was written; reads all of it."""

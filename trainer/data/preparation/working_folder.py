@@ -1,15 +1,15 @@
 """A hidden folder for work that takes long: one process at a time, and what is finished in it outlives a kill."""
 
-import fcntl
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from trainer.errors import Unavailable, UserError
+from trainer.files import is_locked, lock
 
 _LOCK = "lock"
 
@@ -51,13 +51,8 @@ def _empty(folder: Path) -> Path:
 
 def is_worked_in(folder: Path) -> bool:
     """Whether a live process works in `folder`; on a file system without locks none seems to."""
-    try:
-        with (folder / _LOCK).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
+    with suppress(OSError):
+        return is_locked(folder / _LOCK)
     return False
 
 
@@ -72,21 +67,14 @@ def _locked(folder: Path) -> Iterator[None]:
                 raise
             continue
         with file:
-            _lock(file, folder)
+            lock(file, before_waiting=lambda: _print_waiting(folder))
             if _is_there(file, folder / _LOCK):
                 yield
                 return
 
 
-def _lock(file: IO[str], folder: Path) -> None:
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process, which works in {folder}", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:  # some cluster file systems have no locks
-        pass
+def _print_waiting(folder: Path) -> None:
+    print(f"waiting for another process, which works in {folder}", file=sys.stderr, flush=True)
 
 
 def _is_there(file: IO[str], path: Path) -> bool:

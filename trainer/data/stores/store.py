@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.text.sentences import IntArray, Side, token_index
+from trainer.files import publish_folder, write_atomically
 
 TEXT_DTYPE = "uint8"
 
@@ -217,10 +218,7 @@ class StoreWriter:
             dtype=self._dtype,
             files={file_name: file.finish() for file_name, file in self._files.items()},
         )
-        with (self._directory / _MANIFEST).open("w") as file:
-            json.dump(asdict(manifest), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
+        write_atomically(self._directory / _MANIFEST, json.dumps(asdict(manifest), indent=1))
         return manifest
 
 
@@ -238,6 +236,6 @@ def writing_store(directory: Path, dtype: str) -> Iterator[StoreWriter]:
         with StoreWriter(temporary, dtype) as writer:
             yield writer
         shutil.rmtree(directory, ignore_errors=True)
-        temporary.rename(directory)
+        publish_folder(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
