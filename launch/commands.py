@@ -1,6 +1,7 @@
 """What each command does. Heavy modules are imported where they are needed, so that `--help` and mistakes are quick."""
 
 import json
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
@@ -24,11 +25,14 @@ def config(options: Namespace) -> int:
 
 def train(options: Namespace) -> int:
     """Checks everything that can be checked beforehand, then trains here or in several processes."""
-    from launch.processes import local
+    from launch.processes import launcher_variables, local
     from trainer.configuration import reading as configuration
     from trainer.run_directory import ownership as run_directory
     from trainer.run_directory.layout import config_path
 
+    ignored = launcher_variables.clear(os.environ)
+    if ignored:
+        print(f"dragoman: {ignored}", file=sys.stderr)
     config = configuration.load(options.config, options.changes)
     gpus = 0 if config.engine.device == "cpu" else local.visible_gpus()
     processes = options.processes or max(1, gpus)

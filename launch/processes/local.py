@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from types import FrameType
 
 from launch import HOME
 from launch.failure import Failure
-from launch.worker import FAILURE_FILE, LAUNCH_FOLDER, WORKER_PREFIX
+from launch.worker_failures import LAUNCH_FOLDER, has_failed, read_first_failure, read_process_ids
 from trainer.errors import ExitStatus
 from trainer.training.stop_request import STOP_SIGNALS
 
@@ -81,7 +80,6 @@ class Workers:
     """The processes that torchrun started, known by what they leave in the launch folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._failure = folder / FAILURE_FILE
         self._folder = folder
         self._signals: list[int] = []
         self._num_sent: dict[int, int] = {}
@@ -89,7 +87,7 @@ class Workers:
     @property
     def failed(self) -> bool:
         """Whether a worker has left its failure."""
-        return self._failure.exists()
+        return has_failed(self._folder)
 
     @property
     def asked_to_stop(self) -> bool:
@@ -107,7 +105,7 @@ class Workers:
 
     def forward_signals(self) -> None:
         """Sends every worker the signals that it has not got, also those from before it was there."""
-        for pid in self._pids():
+        for pid in read_process_ids(self._folder):
             for number in self._signals[self._num_sent.get(pid, 0) :]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
@@ -115,14 +113,14 @@ class Workers:
 
     def kill(self) -> None:
         """Ends all workers, with the processes that they have started, at once."""
-        for pid in self._pids():
+        for pid in read_process_ids(self._folder):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(os.getpgid(pid), signal.SIGKILL)
 
     def verdict(self, torchrun_status: int | None) -> Failure | None:
         """What became of the launch; `torchrun_status` is None where torchrun has not ended by itself."""
         if self.failed:
-            return Failure(**json.loads(self._failure.read_text()))
+            return read_first_failure(self._folder)
         if self.must_end:
             return Failure(ExitStatus.INTERRUPTED, "")
         if torchrun_status == 0:
@@ -132,9 +130,6 @@ class Workers:
             "dragoman: a worker process died without a word, perhaps for want of memory (torchrun's report is above, "
             "`dragoman logs RUN --rank R` has what it said last); the same command goes on from the last checkpoint.",
         )
-
-    def _pids(self) -> list[int]:
-        return [int(path.name.removeprefix(WORKER_PREFIX)) for path in self._folder.glob(f"{WORKER_PREFIX}*")]
 
 
 def _torchrun_command(processes: int, arguments: Sequence[str]) -> list[str]:

@@ -17,16 +17,16 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
 from launch.watching.run_history import causes, read_requeues
+from launch.worker_failures import OUTCOMES_FOLDER, read_outcomes
 from trainer.errors import ExitStatus
 from trainer.files import write_atomically
-from trainer.run_directory.layout import JOB_BEGUN, JOBS, RESTARTS, checkpoint_step, files_by_rank, list_checkpoints
+from trainer.run_directory.layout import JOB_BEGUN, JOBS, RESTARTS, checkpoint_step, list_checkpoints
 from trainer.run_directory.state import read_failures, read_state
 
 REQUEUE, NOTHING_TO_DO = 85, 86
@@ -153,7 +153,7 @@ def _begin(run: Path) -> int:
         record(run, "requeue", "SLURM started the job again by itself: a node failed, or no time was left", job)
     begun = {"started": (read_state(run) or {}).get("started"), "num_failures": len(read_failures(run))}
     write_atomically(run / JOBS / JOB_BEGUN, json.dumps(begun))
-    outcomes = os.environ.get("DRAGOMAN_OUTCOMES")
+    outcomes = os.environ.get(OUTCOMES_FOLDER)
     if outcomes:
         Path(outcomes).mkdir(parents=True, exist_ok=True)
     return 0
@@ -161,7 +161,7 @@ def _begin(run: Path) -> int:
 
 def _end(run: Path, options: argparse.Namespace, job: str) -> int:
     begun = json.loads((run / JOBS / JOB_BEGUN).read_text())
-    state = read_state(run)
+    state, outcomes = read_state(run), os.environ.get(OUTCOMES_FOLDER)
     if state and state.get("started") == begun["started"]:
         state = None  # the word of an earlier start
     failures = sorted(read_failures(run)[begun["num_failures"] :], key=lambda failure: failure["time"])
@@ -171,7 +171,7 @@ def _end(run: Path, options: argparse.Namespace, job: str) -> int:
         warned=options.warned,
         step=_newest_step(run),
         state=state,
-        outcomes=_outcomes(os.environ.get("DRAGOMAN_OUTCOMES")),
+        outcomes=read_outcomes(Path(outcomes)) if outcomes else [],
         failed_step=next((f.get("step") for f in causes(failures, [])), None),
         max_crashes=options.max_crashes,
         may_requeue=not options.no_requeue,
@@ -211,15 +211,6 @@ def _seconds(duration: str) -> float:
         return inf
     days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
     return ((24 * days + hours) * 60 + minutes) * 60 + seconds
-
-
-def _outcomes(folder: str | None) -> list[Record]:
-    """The failures that workers left, in order of time."""
-    found = []
-    for path in files_by_rank(Path(folder), ".json").values() if folder else ():
-        with suppress(OSError, ValueError):
-            found.append(json.loads(path.read_text(encoding="utf-8")))
-    return sorted(found, key=lambda outcome: outcome["time"])
 
 
 def main() -> int:

@@ -1,6 +1,5 @@
 """A worker that any launcher started tells a user's mistake as the command line does."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -11,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from launch import worker
-from launch.worker import FAILURE_FILE, LAUNCH_FOLDER, main
+from launch.processes.launcher_variables import REQUIRED
+from launch.worker import main
+from launch.worker_failures import LAUNCH_FOLDER, OUTCOMES_FOLDER, read_first_failure, read_outcomes
 from tests.trainer.training.test_training import Runs, descendants, is_alive
 from trainer.run_directory.watchdog import read_heartbeats
 
@@ -45,9 +46,9 @@ def test_the_first_failure_of_a_launch_stays(tmp_path: Path, monkeypatch: pytest
     for arguments in ([QUICKSTART, "run.sede=1"], ["nowhere.yaml"]):
         monkeypatch.setattr("sys.argv", ["worker", *arguments])
         assert main() == 2
-    failure = json.loads((tmp_path / FAILURE_FILE).read_text())
-    assert failure["status"] == 2
-    assert "run.sede" in failure["message"]
+    failure = read_first_failure(tmp_path)
+    assert failure.status == 2
+    assert "run.sede" in failure.message
 
 
 def test_a_pipe_that_breaks_is_told_to_the_job(
@@ -57,11 +58,11 @@ def test_a_pipe_that_breaks_is_told_to_the_job(
         raise BrokenPipeError("of a process that tokenises")
 
     monkeypatch.setattr(worker, "_train", fail)
-    monkeypatch.setenv(worker.OUTCOMES, str(tmp_path))
+    monkeypatch.setenv(OUTCOMES_FOLDER, str(tmp_path))
     monkeypatch.delenv(LAUNCH_FOLDER, raising=False)
     assert main() == 1
     assert "of a process that tokenises" in capsys.readouterr().err
-    assert "of a process that tokenises" in json.loads((tmp_path / "rank-00000.json").read_text())["message"]
+    assert "of a process that tokenises" in read_outcomes(tmp_path)[0]["message"]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -92,6 +93,19 @@ def test_nothing_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
         launcher.send_signal(signal.SIGKILL)
         launcher.wait()
     wait_until(lambda: not any(map(is_alive, started)))
+
+
+def test_an_incomplete_description_of_the_processes_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything waits for other processes."""
+    for name in (LAUNCH_FOLDER, *REQUIRED):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([QUICKSTART]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("dragoman: the environment has WORLD_SIZE but lacks RANK")
+    assert errors.count("\n") == 1
 
 
 def test_without_a_launcher_a_parent_may_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from launch.failure import Failure
 from launch.processes import local
-from launch.worker import WORKER_PREFIX
+from launch.worker_failures import process_id_path
 
 QUICKSTART = str(Path(__file__).parents[3] / "configs" / "quickstart.yaml")
 JOIN = "import sys, time, pathlib; from launch import worker; worker.join(pathlib.Path(sys.argv[1])); time.sleep(60)"
@@ -22,7 +22,7 @@ def start_worker(folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", JOIN, str(folder)]
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 30
-    while not (folder / f"{WORKER_PREFIX}{worker.pid}").exists():
+    while not process_id_path(folder, worker.pid).exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return worker
