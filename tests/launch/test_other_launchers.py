@@ -1,4 +1,4 @@
-"""The README's commands for other launchers start the very training that `dragoman train` starts."""
+"""The documented commands for other launchers start the very training that `dragoman train` starts."""
 
 import os
 import shlex
@@ -25,14 +25,15 @@ AS_A_MACHINE = 'hostname "$0" && exec "$@"'
 
 
 def documented(beginning: str) -> list[str]:
-    """The README's command that begins so."""
-    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(beginning)]
+    """The documented command that begins with these words."""
+    pages = sorted((ROOT / "docs").glob("*.md"))
+    lines = [line for page in pages for line in page.read_text().splitlines() if line.startswith(beginning)]
     assert len(lines) == 1, lines
     return shlex.split(lines[0])
 
 
 class Launches:
-    """Runs the README's commands on a small configuration, in a folder of their own."""
+    """Runs the documented commands on a small configuration, in a folder of their own."""
 
     def __init__(self, folder: Path) -> None:
         self.runs = Runs(folder)

@@ -197,7 +197,7 @@ def test_a_finished_run_is_not_submitted_again_but_for_more_steps(
 
 
 def documented_submissions() -> list[list[str]]:
-    text = "".join((ROOT / name).read_text() for name in ("README.md", "slurm/README.md"))
+    text = "".join((ROOT / name).read_text() for name in ("docs/clusters.md", "slurm/README.md"))
     return [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("dragoman submit")]
 
 
