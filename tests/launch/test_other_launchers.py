@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.training.test_training import Runs
+from tests.runs import Runs
 from trainer.run_directory.watchdog import read_heartbeats
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ class Launches:
     def command(self, name: str, words: list[str], replaced: Mapping[str, str]) -> list[str]:
         """The documented words with this machine's paths and addresses, and the run's own settings at the end."""
         replaced = {"configs/multi30k_en_de.yaml": str(self.runs.config), **replaced}
-        changes = self.runs.command(name, f"run.max_steps={STEPS}")[7:]
+        changes = self.runs.changes(name, f"run.max_steps={STEPS}")
         words = [replaced.get(word, str(ROOT / word) if word.startswith("configs/") else word) for word in words]
         return [*words, *changes]
 

@@ -13,7 +13,7 @@ from launch import worker
 from launch.processes.launcher_variables import REQUIRED
 from launch.worker import main
 from launch.worker_failures import LAUNCH_FOLDER, OUTCOMES_FOLDER, read_first_failure, read_outcomes
-from tests.trainer.training.test_training import Runs, descendants, is_alive
+from tests.runs import Runs, descendants, is_alive
 from trainer.run_directory.watchdog import read_heartbeats
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")

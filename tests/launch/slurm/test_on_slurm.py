@@ -17,7 +17,7 @@ import yaml
 from launch.watching.run_history import read_requeues
 from slurm.local_cluster import LocalCluster, missing, wait_for
 from tests.offline_wandb import history
-from tests.trainer.training.test_training import CONFIGURATION, Runs
+from tests.runs import CONFIGURATION, Runs
 from trainer.run_directory.layout import checkpoint_step, list_checkpoints
 
 pytestmark = [

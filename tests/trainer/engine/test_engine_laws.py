@@ -175,7 +175,7 @@ def test_where_one_rank_has_nothing_left_to_cut_all_give_up(reports: Reports, mo
 
 
 def test_another_engine_than_asked_for_is_noticed() -> None:
-    (said,) = run_on_ranks(checks.wrong_engines, 1)
+    (said,) = run_on_ranks(checks.wrong_engines, 1, fresh=True)
     assert said == {
         "stage": "DeepSpeed runs stage 1",
         "clip": "DeepSpeed clips at 5.0",
@@ -184,7 +184,7 @@ def test_another_engine_than_asked_for_is_noticed() -> None:
 
 
 def test_zero_needs_no_launcher(one_process: dict[str, Any]) -> None:
-    (results,) = run_on_ranks(checks.without_launcher, 1)
+    (results,) = run_on_ranks(checks.without_launcher, 1, fresh=True)
     _assert_same_results(results, one_process["toy"].results[:3])
 
 

@@ -80,4 +80,4 @@ def prepare_twice(folder: str) -> tuple[str | None, str]:
 
 @pytest.mark.slow
 def test_work_of_rank_0_may_take_longer_than_the_limit_and_its_failure_ends_the_others(tmp_path: Path) -> None:
-    assert run_on_ranks(prepare_twice, 2, str(tmp_path)) == [("done", "ValueError"), (None, "SystemExit")]
+    assert run_on_ranks(prepare_twice, 2, str(tmp_path), fresh=True) == [("done", "ValueError"), (None, "SystemExit")]

@@ -1,116 +1,23 @@
 """Whole runs through the command line: the same losses from every engine and number of processes, and after any end."""
 
-import itertools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from launch.watching.status import RunReader
+from tests.limits import patience, wait_until
+from tests.runs import STEPS, Runs, assert_same_losses, is_alive, last_state, send_to_all, wait_for_state
 from trainer.reporting.metrics_file import read_metrics
-from trainer.run_directory.layout import MANIFEST, checkpoint_step, list_checkpoints, log_path
+from trainer.run_directory.layout import checkpoint_step, log_path
 from trainer.run_directory.state import read_state
 
 pytestmark = pytest.mark.slow
-
-STEPS = 20
-
-
-class Runs:
-    """Starts runs of one small configuration in a folder; all share one tokenizer and one token store."""
-
-    def __init__(self, folder: Path, configuration: Mapping[str, Any] | None = None):
-        self.folder = folder
-        self.config = folder / "config.yaml"
-        self.config.write_text(yaml.safe_dump(configuration or CONFIGURATION))
-        self.environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-        first = self.train("prepare_only", "run.max_steps=1")
-        assert first.returncode == 0, first.stderr
-        shutil.copy(folder / "prepare_only" / "tokenizer.model", folder / "tokenizer.model")
-
-    def command(self, name: str, *changes: str, processes: int = 1) -> list[str]:
-        shared = [f"data.cache={self.folder / 'store'}", f"run.directory={self.folder / name}"]
-        if (self.folder / "tokenizer.model").exists():
-            shared.append(f"tokenizer.path={self.folder / 'tokenizer.model'}")
-        train = [sys.executable, "-m", "launch", "train", str(self.config), "--processes", str(processes)]
-        return [*train, *shared, *changes]
-
-    def train(self, name: str, *changes: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
-        command = self.command(name, *changes, processes=processes)
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=240, check=False)
-
-    def start(self, name: str, *changes: str, processes: int = 1) -> "subprocess.Popen[str]":
-        command = self.command(name, *changes, processes=processes)
-        return subprocess.Popen(
-            command, env=self.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-
-    def steps(self, name: str) -> list[dict[str, Any]]:
-        return [r for r in read_metrics(self.folder / name / "metrics.jsonl") if r["kind"] == "train"]
-
-    def wait_for_step(self, name: str, step: int) -> None:
-        deadline = time.monotonic() + 120
-        path = self.folder / name / "metrics.jsonl"
-        while not path.exists() or not any(r["step"] >= step for r in self.steps(name)):
-            assert time.monotonic() < deadline, f"{name} never came to step {step}"
-            time.sleep(0.05)
-
-    def finished(self, name: str, *changes: str, processes: int = 1) -> list[dict[str, Any]]:
-        ended = self.train(name, *changes, processes=processes)
-        assert ended.returncode == 0, ended.stderr
-        return self.steps(name)
-
-
-CONFIGURATION: dict[str, Any] = {
-    "run": {"directory": "set below", "max_steps": STEPS},
-    "model": {
-        "d_model": 32, "d_ff": 64, "num_heads": 4, "num_encoder_layers": 2, "num_decoder_layers": 2, "dropout": 0.1
-    },
-    "tokenizer": {"kind": "bpe", "vocab_size": 500},
-    "data": {
-        "train": [{"builtin": "phrasebook", "limit": 3000}],
-        "max_length": 64, "max_tokens": 128, "micro_batches_per_step": 8, "num_lanes": 8, "window": 256,
-    },
-    "optimizer": {"peak_lr": 2.0e-3, "warmup_steps": 10, "eps": 1.0e-6, "clip": 0.5},
-    "engine": {"kind": "ddp", "precision": "fp32", "activation_checkpointing": "full"},
-    "checkpoint": {"every_steps": 5, "keep_last": 10},
-    "tracking": {"every_steps": 1, "wandb": {"mode": "disabled"}},
-}  # fmt: skip
-
-
-def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that they have."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
-    found = [pid]
-    for parent in found:
-        found += [child for child, its_parent in pairs if its_parent == parent]
-    return found[1:]
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process is more than an entry that nobody has asked about yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_for_state(run: Path, state: str) -> None:
-    """The workers end a moment after what has started them."""
-    deadline = time.monotonic() + 30
-    while RunReader(run).read({}).state != state:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -124,22 +31,9 @@ def reference(runs: Runs) -> list[dict[str, Any]]:
     return runs.finished("reference")
 
 
-def assert_same_losses(
-    steps: list[dict[str, Any]],
-    expected: list[dict[str, Any]],
-    relative: float,
-    keys: Sequence[str] = ("loss", "nll", "grad_norm"),
-) -> None:
-    assert [s["step"] for s in steps] == [s["step"] for s in expected] == list(range(1, STEPS + 1))
-    for found, wanted in zip(steps, expected, strict=True):
-        assert found["num_target_tokens"] == wanted["num_target_tokens"]
-        for key in keys:
-            assert found[key] == pytest.approx(wanted[key], rel=relative, abs=0), (found["step"], key)
-
-
 @pytest.mark.parametrize(
     ("kind", "processes"),
-    [*itertools.product(["ddp", "zero1", "zero2", "zero3"], [2, 4]), ("ddp", 1), ("zero3", 1)],
+    [("zero3", 1), *((kind, n) for n in (2, 4) for kind in ("ddp", "zero1", "zero2", "zero3"))],
 )
 def test_every_engine_and_world_size_makes_the_same_steps(
     runs: Runs, reference: list[dict[str, Any]], kind: str, processes: int
@@ -150,26 +44,24 @@ def test_every_engine_and_world_size_makes_the_same_steps(
 
 def test_a_run_walks_over_engines_and_world_sizes(runs: Runs, reference: list[dict[str, Any]]) -> None:
     for last, (kind, processes) in zip(
-        (5, 10, 15, 20), [("zero3", 4), ("ddp", 1), ("zero2", 2), ("zero1", 4)], strict=True
+        (3, 6, 9, 12), [("zero3", 4), ("ddp", 1), ("zero2", 2), ("zero1", 4)], strict=True
     ):
         runs.finished("walk", f"engine.kind={kind}", f"run.max_steps={last}", processes=processes)
     assert_same_losses(runs.steps("walk"), reference, 1e-5)
 
 
-def last_state(run: Path) -> dict[str, Any]:
-    """What the last checkpoint holds, byte for byte: the digests of the state's files, and where the lanes stand."""
-    newest = list_checkpoints(run)[-1]
-    files = json.loads((newest / MANIFEST).read_text())["files"]
-    return {name: digest for name, (_, digest) in files.items() if name != "trainer.json"}
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("kind", "killed_at"), [("ddp", 7), ("zero1", 11), ("zero2", 13), ("zero3", 9)])
+@pytest.mark.parametrize(
+    ("kind", "precision", "killed_at"),
+    [
+        ("ddp", "fp32", 4), ("zero1", "fp32", 8), ("zero2", "fp32", 7), ("zero3", "fp32", 5),
+        ("ddp", "bf16", 5), ("zero2", "bf16", 8), ("zero3", "bf16", 4),
+    ],
+)  # fmt: skip
 def test_killed_and_started_again_it_makes_exactly_the_same_steps(
     runs: Runs, kind: str, precision: str, killed_at: int
 ) -> None:
     changes = (f"engine.kind={kind}", f"engine.precision={precision}")
-    undisturbed, name = f"{kind}-2" if precision == "fp32" else f"whole-{kind}", f"killed-{kind}-{precision}"
+    undisturbed, name = f"whole-{kind}-{precision}", f"killed-{kind}-{precision}"
     expected = runs.finished(undisturbed, *changes, processes=2)
     process = runs.start(name, *changes, processes=2)
     runs.wait_for_step(name, killed_at)
@@ -192,12 +84,6 @@ def test_killed_and_started_again_it_makes_exactly_the_same_steps(
         assert [f"rank {rank} of 2, " in line for line in lines if line.startswith("===")] == [True, True]
 
 
-def send_to_all(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
-    """To every process of a job, as SLURM does: what started the workers, the workers and theirs."""
-    for pid in (process.pid, *descendants(process.pid)):
-        os.kill(pid, number)
-
-
 def read_said(run: Path) -> tuple[str, str, int]:
     said = read_state(run) or {}
     return said["state"], said["reason"], said["step"]
@@ -209,13 +95,13 @@ def test_a_stop_signal_saves_and_ends_well(runs: Runs, reference: list[dict[str,
     name = f"stopped-{number.name}"
     changes = ("data.mode=stream", "data.workers=1") if number == signal.SIGUSR1 else ()
     process = runs.start(name, "checkpoint.every_steps=1000", *changes, processes=2)
-    runs.wait_for_step(name, 6)
+    runs.wait_for_step(name, 4)
     if number == signal.SIGUSR1:
         for _ in range(2):
             send_to_all(process, number)
     else:
         process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=patience(60))
     assert process.returncode == 0, errors
     assert number.name in errors
     (saved,) = (runs.folder / name / "checkpoints").glob("step-*")
@@ -229,7 +115,7 @@ def test_a_stop_signal_cuts_validation_short_and_the_next_start_makes_it(runs: R
     process = runs.start("cut-short", *changes, "evaluation.max_sentences=100000", processes=2)
     runs.wait_for_step("cut-short", 3)
     send_to_all(process, signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=patience(60))
     assert process.returncode == 0, errors
     run = runs.folder / "cut-short"
     assert read_said(run) == ("stopped", "SIGTERM", 3)
@@ -242,23 +128,23 @@ def test_a_stop_signal_cuts_validation_short_and_the_next_start_makes_it(runs: R
 def test_a_stop_signal_before_the_first_step_ends_well(runs: Runs, reference: list[dict[str, Any]]) -> None:
     process = runs.start("early", processes=2)
     logs = [log_path(runs.folder / "early", rank) for rank in range(2)]
-    deadline = time.monotonic() + 60
-    while not all(log.exists() for log in logs):  # from then on a signal is taken note of
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    # From then on a signal sets a flag.
+    wait_until(lambda: all(log.exists() for log in logs), "the ranks never began", 120)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=patience(60))
     assert process.returncode == 0, errors
     assert read_said(runs.folder / "early") == ("stopped", "SIGTERM", 0)
     assert_same_losses(runs.finished("early", processes=2), reference, 1e-5)
 
 
 def test_a_rank_that_hangs_ends_the_job_and_the_next_start_goes_on(runs: Runs, reference: list[dict[str, Any]]) -> None:
-    process = runs.start("hung", "hang.minutes=0.1", "hang.factor=2", "run.max_steps=20", processes=2)
-    runs.wait_for_step("hung", 6)
+    runs.finished("hung", "run.max_steps=3", processes=2)
+    # Without saves: after one, a rank may be silent for as long as a save may take.
+    process = runs.start("hung", "hang.minutes=0.1", "hang.factor=2", "checkpoint.every_steps=1000", processes=2)
+    runs.wait_for_step("hung", 5)
     heartbeat = json.loads((runs.folder / "hung" / "heartbeats" / "rank-00001.json").read_text())
     os.kill(heartbeat["pid"], signal.SIGSTOP)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=patience(120))
     assert process.returncode == 75, errors
     assert "rank 0" in errors
     assert "has made no progress" in errors
@@ -269,8 +155,8 @@ def test_a_rank_that_hangs_ends_the_job_and_the_next_start_goes_on(runs: Runs, r
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(runs: Runs, reference: list[dict[str, Any]]) -> None:
-    runs.finished("damaged", "run.max_steps=10")
-    path = runs.folder / "damaged" / "checkpoints" / "step-00000010"
+    runs.finished("damaged", "run.max_steps=6")
+    path = runs.folder / "damaged" / "checkpoints" / "step-00000006"
     state = next((path / "state").iterdir())
     content = bytearray(state.read_bytes())
     content[len(content) // 2] ^= 255
@@ -278,20 +164,19 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(runs: Runs, re
     ended = runs.train("damaged")
     assert ended.returncode == 0
     assert f"{path} is damaged" in ended.stderr
-    assert "resumed from step 5" in ended.stderr
+    assert "resumed from step 3" in ended.stderr
     assert_same_losses(runs.steps("damaged"), reference, 0.0)
 
 
 def test_a_run_whose_every_checkpoint_is_damaged_is_not_started_anew(runs: Runs) -> None:
-    runs.finished("ruined", "run.max_steps=5")
-    path = runs.folder / "ruined" / "checkpoints" / "step-00000005"
+    runs.finished("ruined", "run.max_steps=3")
+    path = runs.folder / "ruined" / "checkpoints" / "step-00000003"
     (path / "lanes.json").write_text("{}")
-    for _ in range(2):
-        ended = runs.train("ruined")
-        assert ended.returncode == 2
-        assert f"{path} is damaged (lanes.json has 2 bytes" in ended.stderr.splitlines()[-1]
+    ended = runs.train("ruined")
+    assert ended.returncode == 2
+    assert f"{path} is damaged (lanes.json has 2 bytes" in ended.stderr.splitlines()[-1]
     assert path.exists()
-    assert [record["step"] for record in runs.steps("ruined")] == [1, 2, 3, 4, 5]
+    assert [record["step"] for record in runs.steps("ruined")] == [1, 2, 3]
 
 
 def test_a_run_of_two_vocabularies_is_trained_resumed_averaged_and_used(runs: Runs) -> None:
@@ -299,18 +184,18 @@ def test_a_run_of_two_vocabularies_is_trained_resumed_averaged_and_used(runs: Ru
         "tokenizer.joint=false", "tokenizer.path=null", "tokenizer.vocab_size=400", "model.tied_embeddings=decoder",
         "data.valid=[{builtin: phrasebook, split: valid, name: held, limit: 5}]",
     )  # fmt: skip
-    whole = runs.finished("separate", *changes, "run.max_steps=10")
-    runs.finished("separate-resumed", *changes, "run.max_steps=5")
-    resumed = runs.finished("separate-resumed", *changes, "run.max_steps=10")
+    whole = runs.finished("separate", *changes, "run.max_steps=6")
+    runs.finished("separate-resumed", *changes, "run.max_steps=3")
+    resumed = runs.finished("separate-resumed", *changes, "run.max_steps=6")
     assert [(s["step"], s["loss"]) for s in resumed] == [(s["step"], s["loss"]) for s in whole]
-    assert [s["step"] for s in whole] == list(range(1, 11))
+    assert [s["step"] for s in whole] == list(range(1, 7))
     names = {"tokenizer.source.model", "tokenizer.target.model"}
     run, averaged = runs.folder / "separate", runs.folder / "separate-averaged"
     commands = (["average", str(run), "--last", "2", "--output", str(averaged)], ["translate", str(averaged)])
     for command in commands:
         ended = subprocess.run(
             [sys.executable, "-m", "launch", *command],
-            env=runs.environment, input="un chat\n", capture_output=True, text=True, timeout=240, check=False,
+            env=runs.environment, input="un chat\n", capture_output=True, text=True, timeout=patience(240), check=False,
         )  # fmt: skip
         assert ended.returncode == 0, ended.stderr
     assert len(ended.stdout.splitlines()) == 1
