@@ -1,18 +1,21 @@
-"""What SLURM says of jobs. Asks once for all of them, and never waits long."""
+"""What SLURM reports about jobs. Asks once for all of them and does not wait long."""
 
 import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from launch.slurm.command_environment import command_environment
+
 _SECONDS_TO_ANSWER = 5.0
 _ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY")
+_RUNNING = ("RUNNING", "CONFIGURING", "COMPLETING", "STAGE_OUT", "SIGNALING")
 _UNKNOWN = ("", "N/A", "None", "(null)", "Unknown", "INVALID")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job of SLURM; what SLURM does not say is None. `start` is expected where the job still waits."""
+    """A job of SLURM; what SLURM does not report is None. `start` is the expected one while the job waits."""
 
     id: str
     state: str
@@ -23,11 +26,17 @@ class Job:
 
     @property
     def has_ended(self) -> bool:
+        """Whether it will not run again."""
         return self.state.startswith(_ENDED)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has nodes."""
+        return self.state.startswith(_RUNNING)
 
 
 def find_jobs(ids: Iterable[str]) -> dict[str, Job]:
-    """The jobs by id: from the queue, else from accounting. Without SLURM, and of forgotten jobs, there is nothing."""
+    """The jobs by id, from the queue or else from accounting. Jobs that SLURM has forgotten are left out."""
     wanted = sorted({number for number in ids if number.isdigit()})
     if not wanted:
         return {}
@@ -47,13 +56,14 @@ def find_jobs(ids: Iterable[str]) -> dict[str, Job]:
 
 
 def _rows(command: list[str], num_columns: int) -> list[list[str]] | None:
-    """The cells of each line that has so many; None where no answer came in time."""
+    """The cells of each line that has `num_columns`; None if no answer came in time."""
     if shutil.which(command[0]) is None:
         return []
     try:
         answer = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=False
-        )
+            command, env=command_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=_SECONDS_TO_ANSWER, check=False,
+        )  # fmt: skip
         rows = [line.split("|") for line in answer.stdout.splitlines()]
         return [row for row in rows if len(row) == num_columns]
     except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
 """The script of a SLURM job: what the cluster's profile asks for, one torchrun a node, and what follows their end.
 
-All decisions are `launch.slurm.requeue`'s; the script passes signals on and does what it is told.
+The script passes signals on; what follows the end is decided by `launch.slurm.requeue`.
 """
 
 import shlex
@@ -14,14 +14,16 @@ from trainer.run_directory.layout import CONFIG, JOB_CODE, JOB_OUTCOMES, JOBS
 _BODY = """\
 run={run}
 python={python}
-export PYTHONPATH="$run/{folder}/{code}" PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
+unset SLURM_EXPORT_ENV  # the steps get this script's environment, not that of the user who submitted it
+unset PYTHONPATH
+export PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
 export DRAGOMAN_OUTCOMES="$run/{folder}/{outcomes}/$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"
-unset SLURM_EXPORT_ENV  # the steps get the environment of this script, which is not that of whoever submitted it
 {site}
+export PYTHONPATH="$run/{folder}/{code}${{PYTHONPATH:+:$PYTHONPATH}}"  # the submitted code comes first
 set -u
-on_host() {{ {host_python} -m launch.slurm.requeue "$@"; }}
+on_host() {{ {host_python} -m "launch.slurm.$1" "${{@:2}}"; }}
 
-on_host begin "$run"
+on_host requeue begin "$run"
 case $? in
   0) ;;
   {nothing_to_do}) exit 0 ;;
@@ -29,30 +31,52 @@ case $? in
 esac
 
 {address}
-port=$((20000 + SLURM_JOB_ID % 20000))
-step='' warned=''
-# Before the time limit or a preemption the ranks are told to save and stop. torchrun itself would die of USR1.
+# On each node. torchrun itself would die of USR1. The first node owns the port, or ends at once without it.
+# shellcheck disable=SC2317  # bash calls it by name, below
+on_node() {{
+  trap '' USR1
+  export PET_RDZV_CONF="is_host=$((SLURM_NODEID == 0))"
+  [ "$SLURM_NODEID" = 0 ] || reach_first_node &
+  exec "$@"
+}}
+# shellcheck disable=SC2317
+reach_first_node() {{
+  until timeout 5 bash -c ": <'/dev/tcp/$address/$port'" 2>/dev/null; do
+    [ "$SECONDS" -lt {seconds_to_meet} ] || break
+    sleep 2
+  done
+  [ "$SECONDS" -lt {seconds_to_meet} ] || echo "dragoman: $(hostname) does not reach $address:$port, where the" \\
+    "processes of this job meet: $address is slow to start, or the network does not connect them." >&2
+}}
+export -f on_node reach_first_node
+step='' warned='' status=1
+# Before the time limit or a preemption the ranks are asked to save and stop.
 trap 'warned=1; [ -z "$step" ] || kill -USR1 "$step"' USR1 TERM
-srun {srun} bash -c 'trap "" USR1; exec "$@"' _ \\
-  {container}"$python" -m torch.distributed.run --nnodes {nodes} --nproc-per-node {processes} --max-restarts 0 \\
-  --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}" --rdzv-endpoint "$address:$port" \\
-  {local_address}--shutdown-timeout 240 -m dragoman_script worker "$run/{folder}/{config}" &
-step=$!
-while :; do  # a signal ends `wait` early
-  wait "$step"
-  status=$?
-  kill -0 "$step" 2>/dev/null || break
-done
+if port=$(on_host rendezvous "$address"); then
+  export address port
+  srun {srun} bash -c 'on_node "$@"' _ \\
+    {container}"$python" -m torch.distributed.run --nnodes {nodes} --nproc-per-node {processes} --max-restarts 0 \\
+    --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}" --rdzv-endpoint "$address:$port" \\
+    {local_address}--shutdown-timeout 240 -m dragoman_script worker "$run/{folder}/{config}" &
+  step=$!
+  while :; do  # a signal ends `wait` early
+    wait "$step"
+    status=$?
+    kill -0 "$step" 2>/dev/null || break
+  done
+fi
 
 trap '' USR1 TERM
-scontrol show job "$SLURM_JOB_ID" --oneliner | on_host end "$run" "$status" ${{warned:+--warned}} {limits}
-verdict=$?
-if [ "$verdict" -eq {requeue} ]; then
+scontrol show job "$SLURM_JOB_ID" --oneliner | on_host requeue end "$run" "$status" ${{warned:+--warned}} {limits}
+follows=$?
+if [ "$follows" -eq {requeue} ]; then
   scontrol requeue "$SLURM_JOB_ID"
   exit
 fi
-exit "$verdict"
+exit "$follows"
 """
+_SECONDS_TO_MEET = 50
+"""After as long a node says that it cannot reach the first one; torchrun gives up after 60."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +111,14 @@ def render(request: JobRequest, profile: Profile) -> str:
         srun=shlex.join(["--kill-on-bad-exit=1", "--wait=120", *profile.srun_options]),
         container="".join(f"{shlex.quote(word)} " for word in profile.container),
         nodes=request.nodes,
+        seconds_to_meet=_SECONDS_TO_MEET,
         processes=profile.processes_per_node,
         local_address=f"--local-addr {shlex.quote(profile.address)} " if profile.address else "",
         limits=f"--max-crashes {profile.max_crashes}{'' if profile.requeue else ' --no-requeue'}",
         nothing_to_do=NOTHING_TO_DO,
         requeue=REQUEUE,
     )
-    return f"#!/bin/bash\n# Written by `dragoman submit`. Code and configuration lie beside it.\n{head}\n\n{body}"
+    return f"#!/bin/bash\n# Written by `dragoman submit`. Code and configuration are next to it.\n{head}\n\n{body}"
 
 
 def _options(request: JobRequest, profile: Profile) -> Iterator[str]:

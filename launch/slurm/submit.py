@@ -1,7 +1,6 @@
 """`dragoman submit`: a run as a SLURM job. Checks what `train` checks, freezes what was checked, asks sbatch."""
 
 import itertools
-import os
 import re
 import shutil
 import subprocess
@@ -10,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.slurm.command_environment import command_environment
 from launch.slurm.job_queue import find_jobs
 from launch.slurm.job_script import JobRequest, render
 from launch.slurm.profile import Profile
-from launch.slurm.requeue import record
+from launch.slurm.restarts import read_decisions, record_decision
 from launch.slurm.snapshot import take_snapshot
-from launch.watching.run_history import read_requeues
 from trainer.configuration import reading as configuration
 from trainer.configuration.sections import Config
 from trainer.errors import UserError
@@ -125,7 +124,7 @@ def submit(config: Config, submission: Submission) -> Iterator[str]:
             options = ["--parsable", *([f"--dependency=afterany:{after}"] if after else [])]
             after = _sbatch([*options, str(path)]).splitlines()[-1].split(";")[0]
             told = f"nodes: {submission.nodes}, processes on each: {submission.profile.processes_per_node}, {code}"
-            record(directory, "submitted", f"submitted, {told}", after)
+            record_decision(directory, "submitted", f"submitted, {told}", after)
             yield f"job {after}: {directory}, {told}; {path.with_name(f'job-{after}.log')}"
 
 
@@ -144,7 +143,7 @@ def _refuse_if_finished(directory: Path, max_steps: int) -> None:
 
 
 def _refuse_if_queued(directory: Path) -> None:
-    jobs = find_jobs(str(record.get("job")) for record in read_requeues(directory))
+    jobs = find_jobs(str(record.get("job")) for record in read_decisions(directory))
     for job in jobs.values():
         if not job.has_ended:
             raise UserError(
@@ -158,7 +157,7 @@ def _sbatch(options: Sequence[str], script: str | None = None) -> str:
         answer = subprocess.run(
             ["sbatch", *options],
             input=script,
-            env={name: value for name, value in os.environ.items() if not name.startswith("SBATCH_")},
+            env=command_environment(),
             capture_output=True,
             text=True,
             timeout=_SECONDS_TO_ANSWER,

@@ -8,9 +8,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from trainer.files import read_json_lines
 from trainer.reporting.events import STARTS, Event
-from trainer.run_directory.layout import RESTARTS, checkpoint_step, list_checkpoints
+from trainer.run_directory.layout import checkpoint_step, list_checkpoints
 
 _NO_REASON = "died without a word"
 
@@ -36,11 +35,6 @@ class Restart:
     world_size: int | None
     slurm_job: str | None
     reason: str
-
-
-def read_requeues(directory: Path) -> list[dict[str, Any]]:
-    """The decisions of SLURM's job script to start the run again, in order, as far as they can be read."""
-    return read_json_lines(directory / RESTARTS)
 
 
 def causes(failures: Sequence[Record], events: Sequence[Record]) -> list[Record]:

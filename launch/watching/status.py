@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch.slurm.job_log import last_log_lines
 from launch.slurm.job_queue import Job, find_jobs
+from launch.slurm.restarts import read_decisions
+from launch.watching.job_state import state_before_training
 from launch.watching.run_history import (
     Moment,
     Record,
     Restart,
     causes,
     last_saves,
-    read_requeues,
     restarts,
     told_failures,
 )
@@ -47,7 +49,9 @@ class Score:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """`state` is training, starting, finished, stopped, failed, died (no process is left, and none said why) or new.
+    """`state` is one of new, submitted, starting, failed to start, training, stopped, failed, died, finished.
+
+    A run has died if no process of it is left and none reported why. `slurm/README.md` explains the others.
 
     Times are seconds since 1970. `loss`, `nll` and `tokens_per_second` (real target tokens) are the last report's;
     `last_lines` are what was said before a run failed or died.
@@ -106,7 +110,7 @@ class RunReader:
     @property
     def job_ids(self) -> list[str]:
         """The SLURM jobs that have to do with the run, the newest last."""
-        said = [record.get("job") for record in read_requeues(self._directory)]
+        said = [record.get("job") for record in read_decisions(self._directory)]
         said.append((read_state(self._directory) or {}).get("slurm_job"))
         return [str(job) for job in said if job]
 
@@ -117,7 +121,10 @@ class RunReader:
         beats = _heartbeats(self._directory, said)
         train, events = self._metrics.train or {}, self._metrics.events
         failures = causes(read_failures(self._directory), events)
+        decisions = read_decisions(self._directory)
         state, detail = _state(self._directory, said, beats, now)
+        if state not in ("training", "starting"):
+            state, detail = state_before_training(decisions, said.get("started", 0.0), jobs) or (state, detail)
         cause = next((failure for failure in failures if failure["time"] >= said.get("started", 0.0)), None)
         if state == "failed" and cause and cause["rank"] != 0:
             detail = f"rank {cause['rank']}: {cause['error']}"
@@ -140,12 +147,12 @@ class RunReader:
             tokens_per_second=train.get("tokens_per_second"),
             eta_seconds=self._eta(train, now) if state == "training" else None,
             scores=[_score(name, records) for name, records in self._metrics.valid.items()],
-            restarts=restarts(events, failures, read_requeues(self._directory)),
+            restarts=restarts(events, failures, decisions),
             checkpoint=checkpoint,
             failed_save=failed_save,
             troubled_ranks=list(_troubles(said, beats, now)) if state == "training" else [],
             failures=told_failures(failures[-_NUM_FAILURES:]),
-            last_lines=_last_lines(self._directory, state, cause, beats),
+            last_lines=_last_lines(self._directory, state, cause, beats, decisions),
             job=jobs[ids[-1]] if ids else None,
         )
 
@@ -213,10 +220,14 @@ def _score(name: str, records: Sequence[Record]) -> Score:
     return Score(name, last["step"], last.get("nll"), last.get("bleu"), best.get("step"), best.get("bleu"))
 
 
-def _last_lines(directory: Path, state: str, cause: Record | None, beats: Mapping[int, Record]) -> list[str]:
-    """The end of the cause's traceback, or of the log of the rank that was the first to fall silent."""
+def _last_lines(
+    directory: Path, state: str, cause: Record | None, beats: Mapping[int, Record], decisions: Sequence[Record]
+) -> list[str]:
+    """The end of the cause's traceback, of the log of the rank that was the first to fall silent, or of the job's."""
     if state == "failed" and cause:
         return str(cause["traceback"]).splitlines()[-_NUM_LINES:]
     if state == "died":
         return last_lines(directory, min(beats, key=lambda rank: beats[rank]["time"], default=0), _NUM_LINES)
+    if decisions and state in ("submitted", "failed to start"):
+        return last_log_lines(directory, str(decisions[-1].get("job")), _NUM_LINES)
     return []

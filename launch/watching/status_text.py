@@ -125,7 +125,7 @@ def _cells(status: RunStatus, now: float) -> Iterator[str]:
 
 def _problems(status: RunStatus) -> Iterator[str]:
     """What a glance at all runs must not miss."""
-    if status.state in ("failed", "died"):
+    if status.state in ("failed", "failed to start", "died"):
         yield f"{status.state}: {status.detail}"
     if status.failed_save:
         yield f"save failed at step {status.failed_save.step:,}: {status.failed_save.text}"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from launch.watching.run_history import read_requeues
+from launch.slurm.restarts import read_decisions
 from slurm.local_cluster import LocalCluster, missing, wait_for
 from tests.offline_wandb import history
 from tests.runs import CONFIGURATION, Runs
@@ -81,7 +81,7 @@ class Runner:
         return int(steps[-1]["step"]) if steps else 0
 
     def decisions(self, word: str = "requeue") -> list[dict[str, Any]]:
-        return [record for record in read_requeues(self.run) if record["decision"] == word]
+        return [record for record in read_decisions(self.run) if record["decision"] == word]
 
     def wait_for_more_steps(self, job: str, number: int = 5) -> None:
         first = self.step
@@ -99,7 +99,9 @@ class Runner:
             wait_for(condition, 240, complaint)
         except TimeoutError as error:
             logs = "".join(path.read_text()[-4000:] for path in self.run.glob("slurm/job-*.log"))
-            raise AssertionError(f"{error}\n{self.cluster.run('squeue')}\n{read_requeues(self.run)}\n{logs}") from error
+            raise AssertionError(
+                f"{error}\n{self.cluster.run('squeue')}\n{read_decisions(self.run)}\n{logs}"
+            ) from error
 
     def worker(self, rank: int) -> int:
         """The process id of a rank."""

@@ -12,6 +12,7 @@ from launch.cli import main
 from launch.slurm.job_script import JobRequest, render
 from launch.slurm.profile import PROFILES, VARIABLE, load_profile
 from trainer.run_directory.state import RunState
+from trainer.run_directory.stop_reason import StopReason
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = Path(__file__).parent / "job_scripts"
@@ -93,7 +94,7 @@ def test_a_path_that_slurm_could_not_be_told(tmp_path: Path, capsys: pytest.Capt
 
 def test_the_processes_of_all_nodes_must_divide_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit(f"run.directory={tmp_path / 'run'}", "--profile", "local", "--nodes", "3") == 2
-    assert "3" in capsys.readouterr().err
+    assert "3 processes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -182,6 +183,20 @@ def test_a_chain_and_what_lies_beside_the_run(
     assert os.access(run / "slurm" / "job.sh", os.R_OK)
 
 
+def test_sbatch_does_not_see_the_job_from_which_it_is_called(
+    fake_slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would pass SLURM_MEM_PER_CPU and the like on to the new job, whose srun then refuses to start."""
+    (fake_slurm / "sbatch").write_text('#!/bin/bash\nenv > "$(dirname "$0")/environment"\necho 7\n')
+    foreign = ("SLURM_JOB_ID", "SLURM_MEM_PER_CPU", "SLURM_GPUS_PER_NODE", "SBATCH_PARTITION", "SRUN_CPUS_PER_TASK")
+    for name in (*foreign, "OTHER"):
+        monkeypatch.setenv(name, "99")
+    assert submit(f"run.directory={tmp_path / 'run'}", "--profile", "local") == 0
+    seen = (fake_slurm / "environment").read_text().splitlines()
+    assert [line for line in seen if line.startswith(("SLURM_", "SBATCH_", "SRUN_"))] == ["SLURM_CONF=/nowhere"]
+    assert "OTHER=99" in seen
+
+
 def test_a_finished_run_is_not_submitted_again_but_for_more_steps(
     fake_slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,7 +204,7 @@ def test_a_finished_run_is_not_submitted_again_but_for_more_steps(
     run.mkdir()
     state = RunState(run, rank=0, world_size=1, max_steps=7)
     state.training(0)
-    state.ended(7, "finished")
+    state.ended(7, StopReason.FINISHED)
     words = [f"run.directory={run}", "--profile", "local"]
     assert submit(*words, "run.max_steps=7") == 2
     assert "has finished after step 7: give it more `run.max_steps`" in capsys.readouterr().err

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from launch.watching.run_history import Moment, causes, last_saves, read_requeues, restarts
+from launch.slurm.restarts import read_decisions
+from launch.watching.run_history import Moment, causes, last_saves, restarts
 
 
 def start(event: str, step: int, time: float | None) -> dict[str, Any]:
@@ -61,6 +62,6 @@ def test_a_failed_save_counts_until_the_next_good_one(tmp_path: Path) -> None:
 
 
 def test_requeues_are_read_as_far_as_they_go(tmp_path: Path) -> None:
-    assert read_requeues(tmp_path) == []
+    assert read_decisions(tmp_path) == []
     (tmp_path / "restarts.jsonl").write_text('{"job": 1, "reason": "preempted"}\n[]\n{"job": 2, "rea')
-    assert read_requeues(tmp_path) == [{"job": 1, "reason": "preempted"}]
+    assert read_decisions(tmp_path) == [{"job": 1, "reason": "preempted"}]
