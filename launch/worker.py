@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from launch.failure import Failure, explain
-from launch.processes import launcher_variables
+from launch.processes import launcher_variables, standard_streams
 from launch.worker_failures import (
     LAUNCH_FOLDER,
     OUTCOMES_FOLDER,
@@ -40,6 +40,7 @@ _SECONDS_FOR_A_FILE = 5.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains as the arguments (by default those of `sys.argv`) say. Returns the exit status."""
+    standard_streams.open_missing()
     folder, outcomes = os.environ.get(LAUNCH_FOLDER), os.environ.get(OUTCOMES_FOLDER)
     try:
         if folder:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.cli import build_parser, main
+from launch.cli import main
+from launch.parser import build_parser
 from trainer.configuration.reading import load
 
 ROOT = Path(__file__).parents[1]
