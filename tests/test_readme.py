@@ -1,5 +1,6 @@
 """The documents hold: each command in them exists and is run by some test, each link and path leads somewhere."""
 
+import argparse
 import ast
 import os
 import re
@@ -24,7 +25,8 @@ PACKAGES = ("launch", "trainer", "model")
 RUN_BY = {
     "accelerate launch": "tests/launch/test_other_launchers.py::test_accelerate_launch",
     "deepspeed": "tests/launch/test_other_launchers.py::test_deepspeed_with_a_hostfile",
-    "torchrun": "tests/launch/test_other_launchers.py::test_torchrun_on_two_machines",
+    "torchrun --standalone": "tests/test_readme.py::test_the_way_from_training_to_a_score_by_the_documented_commands",
+    "torchrun --nnodes": "tests/launch/test_other_launchers.py::test_torchrun_on_two_machines",
     "python slurm/local_cluster.py": "tests/launch/slurm/test_on_slurm.py::test_the_demonstration",
     "export SLURM_CONF": "tests/launch/slurm/test_on_slurm.py::test_the_demonstration",
     "make slurm-demo": "tests/launch/slurm/test_on_slurm.py::test_the_demonstration",
@@ -74,6 +76,12 @@ def test_documented_commands_are_understood(path: Path, monkeypatch: pytest.Monk
         assert all("=" in change for change in changes), line
         if "config" in options:
             load(options.config, [*options.changes, *changes])
+
+
+def test_the_readme_names_every_command() -> None:
+    subparsers = next(action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    text = (ROOT / "README.md").read_text()
+    assert [name for name in subparsers.choices if not re.search(rf"`{name}`|dragoman {name} ", text)] == []
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "docs" / "training.md", *RECIPES], ids=by_page)
@@ -183,17 +191,18 @@ def test_the_walks_through_the_code_meet_what_is_there(file: str) -> None:
 
 @pytest.mark.slow
 def test_the_way_from_training_to_a_score_by_the_documented_commands(tmp_path: Path) -> None:
-    """A worker under torchrun, then prepare (all there), average, translate and evaluate on what it left."""
+    """`dragoman worker` under torchrun, then prepare (all there), average, translate and evaluate on what it left."""
     environment = os.environ | {
         "DS_ACCELERATOR": "cpu",
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
 
     def run(*command: str, text: str | None = None) -> str:
         ended = subprocess.run(
-            [sys.executable, "-m", *command], cwd=tmp_path, env=environment, input=text, capture_output=True, text=True,
+            command, cwd=tmp_path, env=environment, input=text, capture_output=True, text=True,
             timeout=240, check=False,
         )  # fmt: skip
         assert ended.returncode == 0, ended.stderr
@@ -201,13 +210,13 @@ def test_the_way_from_training_to_a_score_by_the_documented_commands(tmp_path: P
 
     config = str(ROOT / "configs" / "quickstart.yaml")
     changes = ["run.max_steps=4", "checkpoint.every_steps=2", "evaluation.max_sentences=4"]
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "launch.worker"]
-    run(*torchrun, config, *changes)
-    assert "was there already" in run("launch", "prepare", config, *changes)
-    run("launch", "average", "runs/quickstart", "--last", "2", "--output", "model")
-    lines = run("launch", "translate", "model", text="Je suis étudiant.\n\nIl est ici.\n").split("\n")
+    torchrun = shlex.split(next(line for line in other_commands() if line.startswith("torchrun --standalone")))
+    run(*torchrun[:-1], config, *changes)
+    assert "was there already" in run("dragoman", "prepare", config, *changes)
+    run("dragoman", "average", "runs/quickstart", "--last", "2", "--output", "model")
+    lines = run("dragoman", "translate", "model", text="Je suis étudiant.\n\nIl est ici.\n").split("\n")
     assert len(lines) == 4
     assert lines[1] == ""
     (tmp_path / "a.fr").write_text("Je suis étudiant.\n")
     (tmp_path / "a.en").write_text("I am a student.\n")
-    assert run("launch", "evaluate", "model", "--source", "a.fr", "--reference", "a.en").startswith("BLEU ")
+    assert run("dragoman", "evaluate", "model", "--source", "a.fr", "--reference", "a.en").startswith("BLEU ")
