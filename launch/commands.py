@@ -26,10 +26,12 @@ def config(options: Namespace) -> int:
 def train(options: Namespace) -> int:
     """Checks everything that can be checked beforehand, then trains here or in several processes."""
     from launch.processes import launcher_variables, local
+    from launch.processes.output import outlive_the_readers
     from trainer.configuration import reading as configuration
     from trainer.run_directory import ownership as run_directory
     from trainer.run_directory.layout import config_path
 
+    outlive_the_readers()
     ignored = launcher_variables.clear(os.environ)
     if ignored:
         print(f"dragoman: {ignored}", file=sys.stderr)

@@ -21,6 +21,7 @@ from types import FrameType
 
 from launch.failure import Failure, explain
 from launch.processes import launcher_variables, standard_streams
+from launch.processes.output import outlive_the_readers
 from launch.worker_failures import (
     LAUNCH_FOLDER,
     OUTCOMES_FOLDER,
@@ -29,7 +30,7 @@ from launch.worker_failures import (
     write_process_id,
 )
 from trainer.errors import ExitStatus, UserError
-from trainer.training.stop_request import STOP_SIGNALS
+from trainer.run_directory.stop_reason import STOP_SIGNALS, stop_signals
 
 SECONDS_TO_BE_ENDED = 30
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -41,6 +42,7 @@ _SECONDS_FOR_A_FILE = 5.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains as the arguments (by default those of `sys.argv`) say. Returns the exit status."""
     standard_streams.open_missing()
+    outlive_the_readers()
     folder, outcomes = os.environ.get(LAUNCH_FOLDER), os.environ.get(OUTCOMES_FOLDER)
     try:
         if folder:
@@ -122,8 +124,9 @@ def end_with_launcher(launcher: int) -> None:
 
 def _take_early_signals() -> None:
     """Lets stop signals end the worker at once: there is nothing to save until the loop takes them over."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _stop)
+    for number in stop_signals():
+        if number != signal.SIGINT:
+            signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

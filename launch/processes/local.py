@@ -16,7 +16,7 @@ from launch import HOME
 from launch.failure import Failure
 from launch.worker_failures import LAUNCH_FOLDER, has_failed, read_first_failure, read_process_ids
 from trainer.errors import ExitStatus
-from trainer.training.stop_request import STOP_SIGNALS
+from trainer.run_directory.stop_reason import STOP_SIGNALS, stop_signals
 
 POLL_SECONDS = 0.1
 # Not `launch.worker`: PYTHONPATH may hold a module `launch` of the user's, see `dragoman_script`.
@@ -59,7 +59,7 @@ def run_workers(arguments: Sequence[str], processes: int) -> Failure | None:
             stdin=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in the terminal reaches us alone, and we pass it on
         )
-        before = {number: signal.signal(number, workers.remember) for number in STOP_SIGNALS}
+        before = {number: signal.signal(number, workers.remember) for number in stop_signals()}
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
             while torchrun.poll() is None and not workers.failed and not workers.must_end:

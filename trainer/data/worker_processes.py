@@ -14,7 +14,10 @@ from typing import Any
 
 from trainer.errors import ProcessDied
 
-_DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Those that ask a run to stop, as in `trainer.run_directory.stop_reason`: the parent decides.
+_DEAF_TO = (
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU
+)  # fmt: skip
 
 
 class _Worker(SpawnProcess):

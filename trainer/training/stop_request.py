@@ -1,23 +1,21 @@
-"""Signals that ask a run to stop: they only set a flag; the ranks agree on it between two steps."""
+"""Signals that ask a run to stop. They only set a flag; the ranks agree on it between two steps."""
 
 import signal
 from types import FrameType
 
-from trainer.run_directory.stop_reason import StopReason
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+from trainer.run_directory.stop_reason import StopReason, stop_signals
 
 
 class StopRequest:
-    """Remembers the first stop signal that this process got. A second Ctrl-C stops at once."""
+    """Remembers the first stop signal that this process received. A second Ctrl-C raises KeyboardInterrupt at once."""
 
     def __init__(self) -> None:
         self.reason: StopReason | None = None
         self._interrupted = False
 
     def install(self) -> "StopRequest":
-        """Takes over SIGTERM, SIGUSR1 and SIGINT; to be called on the main thread."""
-        for number in STOP_SIGNALS:
+        """Handles the stop signals from now on; to be called on the main thread."""
+        for number in stop_signals():
             signal.signal(number, self._receive)
         return self
 

@@ -19,8 +19,8 @@ from trainer.data.feeding.validation_batches import validation_batches
 from trainer.data.preparation.validation import ValidationSet
 from trainer.inference.scoring import score
 from trainer.inference.translation import Translator
-from trainer.run_directory.stop_reason import StopReason
-from trainer.training.stop_request import STOP_SIGNALS, StopRequest
+from trainer.run_directory.stop_reason import STOP_SIGNALS, StopReason
+from trainer.training.stop_request import StopRequest
 from trainer.training.validation import NUM_SAMPLES, CutShort, Evaluator, interleave
 
 
