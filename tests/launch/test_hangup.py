@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trainer.checkpoints.names import list_checkpoints, step_of
-from trainer.run_directory.rank_log import log_path
+from tests.limits import patience
+from trainer.run_directory.layout import checkpoint_step, list_checkpoints, log_path
 from trainer.run_directory.state import read_state
 
 CONFIGURATION = {
@@ -46,7 +46,7 @@ def test_a_closed_terminal_saves_the_step(tmp_path: Path) -> None:
     )
     os.close(theirs)
     os.set_blocking(terminal, False)
-    run, deadline = tmp_path / "run", time.monotonic() + 240
+    run, deadline = tmp_path / "run", time.monotonic() + patience(120)
     log = log_path(run, 0)
     while not log.exists() or "\nstep 3/" not in log.read_text():
         assert training.poll() is None, log.read_text() if log.exists() else "no log"
@@ -56,8 +56,8 @@ def test_a_closed_terminal_saves_the_step(tmp_path: Path) -> None:
         except BlockingIOError:
             time.sleep(0.05)
     os.close(terminal)
-    assert training.wait(timeout=240) == 0
+    assert training.wait(timeout=patience(120)) == 0
     state = read_state(run) or {}
     assert (state["state"], state["reason"]) == ("stopped", "SIGHUP")
-    assert state["step"] == step_of(list_checkpoints(run)[-1]) > 0
-    assert f"saved: {list_checkpoints(run)[-1]}" in log.read_text()
+    assert state["step"] == checkpoint_step(list_checkpoints(run)[-1]) > 0
+    assert f"saved: run/checkpoints/{list_checkpoints(run)[-1].name}\n" in log.read_text()
