@@ -8,8 +8,7 @@ import torch
 
 from model.config import ModelConfig
 from model.transformer import Transformer
-from trainer.checkpoints import directory as checkpoint
-from trainer.checkpoints.state_files import HostCopy
+from trainer.checkpoints.state_files import FragmentFiles, HostCopy
 from trainer.configuration.sections import Config, EvaluationConfig, RunConfig, TrackingConfig, WandbConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.feeding.budget import Budget
@@ -94,9 +93,7 @@ def test_a_checkpoint_is_copied_into_pinned_memory(tmp_path: Path) -> None:
     copy.take(engine.fragments())
     assert all(flat.is_pinned() for flat in copy._flat.values())
     (tmp_path / "state").mkdir()
-    copy.write(tmp_path, 0, 1)
-    (tmp_path / "trainer.json").write_text('{"num_updates": 1}')
-    files = checkpoint.fragment_files(tmp_path)
+    files = FragmentFiles([copy.write(tmp_path, 0, 1)], num_updates=1)
     for fragment in engine.fragments():
         for kind in FRAGMENT_KINDS:
             stored = files.read(fragment.name, kind, fragment.offset, fragment.length)

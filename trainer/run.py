@@ -1,6 +1,5 @@
 """Puts one run together: the only file that names the concrete classes side by side."""
 
-import sys
 from collections.abc import Callable
 from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 
 from model.transformer import Transformer
-from trainer.checkpoints import directory as checkpoint
+from trainer.checkpoints.restore import newest_verified, restore, restore_engine
 from trainer.configuration.sections import Config
 from trainer.data.feeding.feed import Share, TrainingData, check_world_size
 from trainer.data.preparation.prepare import Prepared, open_prepared, store_directory
@@ -31,14 +30,7 @@ from trainer.reporting.reporter import Reporter
 from trainer.reporting.start_facts import start_facts
 from trainer.reporting.tensorboard_sink import TensorBoardSink, require_tensorboard
 from trainer.reporting.wandb_sink import create_wandb_tracker
-from trainer.run_directory.layout import (
-    CHECKPOINTS,
-    LANES_DOCUMENT,
-    TRAINER_DOCUMENT,
-    checkpoint_name,
-    list_checkpoints,
-    metrics_path,
-)
+from trainer.run_directory.layout import CHECKPOINTS, checkpoint_name, metrics_path
 from trainer.run_directory.ownership import owning, prepare
 from trainer.run_directory.rank_log import RankLog
 from trainer.run_directory.state import RunState
@@ -100,7 +92,7 @@ def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopReq
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = create_engine(model, config.engine, config.optimizer)
     resumed = newest_verified(engine, Path(config.run.directory))
-    progress = restore(resumed, config, engine, data) if resumed else Progress()
+    progress = _restored(resumed, config, engine, data, prepared.tokenizers) if resumed else Progress()
     reporter = _reporter(config, engine, prepared, progress.step, num_parameters, signs.log)
     outcome = RunOutcome.FAILED
     signs.state.training(progress.step)
@@ -109,8 +101,10 @@ def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopReq
         evaluator = _evaluator(config, prepared.tokenizers)
         go_back = partial(_go_back, config, engine)
         num_parts = engine.gather(memory.num_parts(config))[0]
-        vocab_size = prepared.tokenizers.target.vocab_size
-        parts = Collaborators(engine, data, evaluator, reporter, stop, signs.watchdog, go_back, num_parts, vocab_size)
+        parts = Collaborators(
+            engine, data, evaluator, reporter, stop, signs.watchdog, go_back, num_parts,
+            vocab_size=prepared.tokenizers.target.vocab_size, tokenizer=prepared.tokenizers.fingerprint,
+        )  # fmt: skip
         loop = Loop(config, parts, progress)
         reason = loop.run()
         signs.state.ended(loop.progress.step, reason)
@@ -152,54 +146,14 @@ def compute_dtype(config: EngineConfig) -> torch.dtype:
     return torch.bfloat16 if config.precision == "bf16" else torch.float32
 
 
-def newest_verified(engine: Engine, run_directory: Path) -> Path | None:
-    """The newest checkpoint that verifies, None for a run that has none yet; a collective.
-
-    Damaged ones newer than it are named and set aside. Raises UserError, and touches nothing, where all are damaged:
-    starting anew instead would lose the run.
-    """
-    if engine.rank == 0:
-        checkpoint.remove_leftovers(run_directory)
-    names = engine.gather([path.name for path in list_checkpoints(run_directory)])[0]
-    damaged: dict[Path, str] = {}
-    for name in reversed(names):
-        path = run_directory / CHECKPOINTS / name
-        found = engine.gather(checkpoint.verify(path, engine.rank, engine.world_size))
-        problems = sorted({problem for part in found for problem in part})
-        if not problems:
-            if engine.rank == 0:
-                _set_aside(damaged)
-            return path
-        damaged[path] = "; ".join(problems)
-    if damaged:
-        newest = next(iter(damaged))
-        raise UserError(
-            f"the checkpoint {newest} is damaged ({damaged[newest]}) and there is no sound one before it: restore it "
-            f"from a copy, or start again with another `run.directory`."
-        )
-    return None
-
-
-def _set_aside(damaged: dict[Path, str]) -> None:
-    for path, problems in damaged.items():
-        aside = checkpoint.set_aside(path)
-        print(f"the checkpoint {path} is damaged: {problems}; it is now {aside.name}", file=sys.stderr)
+def _restored(path: Path, config: Config, engine: Engine, data: TrainingData, tokenizers: TokenizerPair) -> Progress:
+    document = restore(path, engine, data, tokenizers.fingerprint)
+    return Progress.from_document(document, config.evaluation.metric)
 
 
 def _go_back(config: Config, engine: Engine) -> Progress | None:
     path = newest_verified(engine, Path(config.run.directory))
-    return _restore_engine(path, config, engine) if path else None
-
-
-def restore(path: Path, config: Config, engine: Engine, data: TrainingData) -> Progress:
-    """Puts engine and data where the checkpoint left them, whatever ranks and engine wrote it."""
-    data.load_state(checkpoint.read_document(path, LANES_DOCUMENT))
-    return _restore_engine(path, config, engine)
-
-
-def _restore_engine(path: Path, config: Config, engine: Engine) -> Progress:
-    engine.load_fragments(checkpoint.fragment_files(path))
-    return Progress.from_document(checkpoint.read_document(path, TRAINER_DOCUMENT), config.evaluation.metric)
+    return Progress.from_document(restore_engine(path, engine), config.evaluation.metric) if path else None
 
 
 def _evaluator(config: Config, tokenizers: TokenizerPair) -> Evaluator | None:

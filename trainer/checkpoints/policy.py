@@ -1,4 +1,4 @@
-"""When a run saves, and how it outlives saves that fail. What a save is: `trainer.checkpoints.saver`."""
+"""When a run saves, and what happens if a save fails. `trainer.checkpoints.saver` does the saving."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,10 +14,10 @@ from trainer.reporting.reporter import Reporter
 
 
 class RunSaving:
-    """The saves of one run, told to the reporter. `save`, `advance`, `wait` and `finish` are collectives.
+    """The saves of one run, reported as events. `save`, `advance`, `wait` and `finish` are collectives.
 
-    They raise UserError after `checkpoint.max_failed_saves` failures in a row: until then training outlives a failing
-    disk, and a save is tried again at the next occasion.
+    A save that fails is tried again when the next one is due. After `checkpoint.max_failed_saves` failures in a row,
+    these methods raise UserError.
     """
 
     def __init__(self, config: Config, engine: Engine, reporter: Reporter, saved_step: int) -> None:
@@ -25,62 +25,67 @@ class RunSaving:
         self._run_directory = Path(config.run.directory)
         self._saver = Saver(self._run_directory, engine, config.checkpoint, config.evaluation.metric)
         self._saved_step = self._saving_step = saved_step
+        self._saving_best = False
         self._last_save = time.monotonic()
         self._num_failed, self._error = 0, ""
 
     @property
     def working(self) -> bool:
-        """Whether this rank is writing; `advance` only when that is so on no rank."""
+        """Whether this rank is writing. `advance` does not wait if this is so on no rank."""
         return self._saver.working
 
     @property
     def is_old(self) -> bool:
-        """Whether the last save was begun more than `every_minutes` ago, by the clock of rank 0."""
+        """Whether the last save began more than `every_minutes` ago, by the clock of rank 0; false on other ranks."""
         minutes = self._config.every_minutes
         return minutes is not None and self._engine.rank == 0 and time.monotonic() - self._last_save > 60 * minutes
 
     def make_room(self) -> None:
-        """Takes the memory that saves need. Not a collective."""
+        """Allocates the memory that saves need. Not a collective."""
         self._saver.make_room()
 
-    def save(self, step: int, documents: Callable[[], Mapping[str, Any]]) -> None:
-        """Begins to save, after the save before it has ended, unless that is of this very step."""
+    def save(self, step: int, documents: Callable[[], Mapping[str, Any]], is_best: bool = False) -> None:
+        """Begins to save `step`, after the save before it has ended. Does nothing if this step is saved or being saved.
+
+        `documents` returns the JSON files next to the state; `is_best`: no step so far has a better score.
+        """
         if self._saving_step != step:
             self.wait()
         if not self._saver.busy and self._saved_step != step:
             self._saving_step, self._last_save = step, time.monotonic()
+            self._saving_best = is_best and self._config.keep_best > 0
             self._saver.begin(step, documents())
 
     def advance(self) -> None:
-        """Goes on with the save under way, where there is one."""
+        """Advances the save under way, if there is one."""
         if self._saver.busy:
-            self._told(self._saver.advance)
+            self._report(self._saver.advance)
 
     def wait(self) -> None:
         """Returns when nothing is being saved any more."""
         if self._saver.busy:
-            self._told(self._saver.finish)
+            self._report(self._saver.finish)
 
     def finish(self, step: int) -> None:
-        """Returns when the checkpoint of `step` is published. Raises UserError where it could not be."""
+        """Returns when the checkpoint of `step` is published. Raises UserError if it could not be."""
         self.wait()
         if self._saved_step != step:
             self._give_up()
 
     def forget(self) -> None:
-        """What has been saved is no longer how the run stands at that step."""
+        """Invalidates the last save, so that the same step is saved again."""
         self._saved_step = -1
 
-    def _told(self, go_on: Callable[[], Saved | None]) -> None:
+    def _report(self, advance: Callable[[], Saved | None]) -> None:
         try:
-            saved = go_on()
+            saved = advance()
         except SaveFailed as error:
             self._failed(str(error))
             return
         if saved is None:
             return
         self._saved_step, self._num_failed = saved.step, 0
-        self._reporter.saved(saved.step, saved.path, saved.best)
+        self._reporter.saved(saved.step, saved.path, self._saving_best)
         for complaint in saved.complaints:
             self._reporter.event(saved.step, Event.OLD_CHECKPOINT_NOT_REMOVED, complaint)
 
@@ -93,6 +98,6 @@ class RunSaving:
     def _give_up(self) -> NoReturn:
         raise UserError(
             f"the checkpoint of step {self._saving_step} could not be written to {self._run_directory} "
-            f"({self._error}); mend that, such as by freeing some space, and start the same command again: it goes on "
-            "from the newest checkpoint that there is."
+            f"({self._error}): correct that, for example by freeing some space, and give the same command again, which "
+            "resumes from the newest checkpoint."
         )

@@ -1,7 +1,11 @@
-"""Saving in the background: copy the state to host memory, train on, write, and publish when all ranks have written.
+"""Saving in the background, in two phases: every rank writes its part of the state, then rank 0 publishes the whole.
 
-Threads do the slow work (files, hashes, syncing) and never talk to other ranks. The ranks agree on the main thread,
-between two steps: a save that any rank could not write is removed, and no rank believes in it.
+    begin      main thread   copies the state to host memory; a thread of each rank starts to write it
+    advance    collective    all threads have written: rank 0's thread starts to publish
+    advance    collective    rank 0 has published: returns the checkpoint
+
+Threads do the slow work (files, hashes, syncing) and never communicate with other ranks. If any rank could not write,
+the save is removed and fails on every rank.
 """
 
 import shutil
@@ -12,97 +16,110 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from safetensors import SafetensorError
 
-from trainer.checkpoints import directory as checkpoint
+from trainer.checkpoints.directory import describe, publish, temporary_of
+from trainer.checkpoints.retention import apply_retention
 from trainer.checkpoints.state_files import HostCopy
 from trainer.configuration.sections import CheckpointConfig
 from trainer.engine.base import Engine
+from trainer.errors import error_line
 from trainer.files import sync
-from trainer.run_directory.layout import CHECKPOINT_STATE, CHECKPOINTS, TRAINER_DOCUMENT
+from trainer.run_directory.layout import CHECKPOINT_STATE, CHECKPOINTS
 
 
 class SaveFailed(Exception):
-    """A checkpoint could not be written on some rank; what was written has been removed. Raised on every rank."""
+    """A checkpoint could not be written on some rank, and what was written has been removed. Raised on every rank."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A published checkpoint; `best` is that of the best score so far which retention keeps, `complaints` tell which
-    older ones could not be removed."""
+    """A published checkpoint. `complaints` name the older ones that could not be removed, a sentence each."""
 
     step: int
     path: Path
     complaints: list[str]
-    best: bool = False
+
+
+class Published(NamedTuple):
+    """What rank 0 tells the others: the checkpoint's folder name, and the complaints of `Saved`."""
+
+    name: str
+    complaints: list[str]
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """Phase 1. The task of each rank returns [size, sha256] by name of the files that it wrote."""
+
+    step: int
+    documents: Mapping[str, Any]
+    task: "_Task"
+
+
+@dataclass(frozen=True)
+class _Publishing:
+    """Phase 2. The task of rank 0 returns `Published`, that of the others None."""
+
+    step: int
+    task: "_Task"
 
 
 class Saver:
-    """At most one save at a time. `begin` and `advance` are collectives; `busy` is the same on every rank."""
+    """Saves one checkpoint at a time. `begin` and `advance` are collectives; `busy` is the same on every rank."""
 
     def __init__(self, run_directory: Path, engine: Engine, retention: CheckpointConfig, metric: str) -> None:
         self._run_directory, self._engine = run_directory, engine
         self._retention, self._metric = retention, metric
         self._copy = HostCopy()
-        self._task: _Task | None = None
-        self._step = -1
-        self._documents: Mapping[str, Any] = {}
-        self._publishing = False
+        self._phase: _Writing | _Publishing | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether a save has begun and is neither published nor failed."""
-        return self._task is not None
+        """Whether a save has begun that is neither published nor failed."""
+        return self._phase is not None
 
     @property
     def working(self) -> bool:
-        """Whether this rank's thread is at work; `advance` only when that is so on no rank."""
-        return self._task is not None and self._task.is_alive()
+        """Whether this rank's thread is at work. `advance` does not wait if this is so on no rank."""
+        return self._phase is not None and self._phase.task.is_alive()
 
     def make_room(self) -> None:
-        """Takes the memory of the copy before the first save needs it. Not a collective."""
-        with suppress(RuntimeError):  # too little of it: the first save tells
+        """Allocates the memory of the copy before the first save needs it. Not a collective."""
+        with suppress(RuntimeError):  # the first save reports it
             self._copy.make_room(list(self._engine.fragments()))
 
     def begin(self, step: int, documents: Mapping[str, Any]) -> None:
-        """Copies the state of this moment and starts to write it.
+        """Copies the state as it is now and starts to write it.
 
-        `documents` are JSON files beside the state (`trainer.json`, `lanes.json`), the same on every rank.
+        `documents` are the JSON files next to the state, by name, the same on every rank.
         """
         assert not self.busy, "one save at a time"
-        self._step, self._documents, self._publishing = step, documents, False
         try:
             self._copy.take(self._engine.fragments())
-        except RuntimeError as error:  # no memory for the copy on this rank, which the others hear of in `advance`
-            self._task = _Task(partial(_refuse, str(error)))
+        except RuntimeError as error:  # no memory on this rank; `advance` tells the others
+            work: Callable[[], Any] = partial(_refuse, str(error))
         else:
-            self._task = _Task(self._write)
+            work = partial(self._write, step)
+        self._phase = _Writing(step, documents, _Task(work))
 
     def advance(self) -> Saved | None:
-        """Goes on once all ranks have written: first to publishing, on rank 0, and then to the end.
+        """Ends a phase: waits for it on all ranks, then starts the next one and returns None, or returns the result.
 
-        Raises SaveFailed on every rank where any rank's disk refused; the checkpoints published before stay as they
-        are.
+        Raises SaveFailed on every rank if any rank's disk refused. Older checkpoints are not affected.
         """
-        assert self._task is not None, "nothing is being saved"
-        self._task.join()
-        outcomes = self._engine.gather({"value": self._task.value, "error": self._task.error})
-        self._task = None
-        errors = [f"rank {rank}: {o['error']}" for rank, o in enumerate(outcomes) if o["error"]]
-        if errors:
-            if self._engine.rank == 0:
-                shutil.rmtree(self._temporary, ignore_errors=True)
-            raise SaveFailed("; ".join(errors))
-        values = [outcome["value"] for outcome in outcomes]
-        if self._publishing:
-            best = self._retention.keep_best > 0 and self._documents[TRAINER_DOCUMENT].get("best_step") == self._step
-            return Saved(self._step, self._run_directory / CHECKPOINTS / values[0][0], values[0][1], best)
-        self._publishing = True
-        files = {name: entry for part in values for name, entry in part.items()}
-        self._task = _Task((lambda: self._publish(files)) if self._engine.rank == 0 else lambda: None)
-        return None
+        assert self._phase is not None, "nothing is being saved"
+        phase, self._phase = self._phase, None
+        results = self._results(phase)
+        if isinstance(phase, _Writing):
+            files = {name: entry for of_rank in results for name, entry in of_rank.items()}
+            publish_all = partial(self._publish, phase.step, phase.documents, files)
+            self._phase = _Publishing(phase.step, _Task(publish_all if self._engine.rank == 0 else _do_nothing))
+            return None
+        published: Published = results[0]
+        return Saved(phase.step, self._run_directory / CHECKPOINTS / published.name, published.complaints)
 
     def finish(self) -> Saved:
         """Waits until the save under way is published. Raises SaveFailed."""
@@ -110,41 +127,52 @@ class Saver:
             pass
         return saved
 
-    @property
-    def _temporary(self) -> Path:
-        return checkpoint.temporary_of(self._run_directory, self._step)
+    def _results(self, phase: _Writing | _Publishing) -> list[Any]:
+        """What each rank's task returned. Raises SaveFailed if one of them failed."""
+        phase.task.join()
+        tasks = self._engine.gather((phase.task.result, phase.task.error))
+        errors = [f"rank {rank}: {error}" for rank, (_, error) in enumerate(tasks) if error is not None]
+        if errors:
+            if self._engine.rank == 0:
+                shutil.rmtree(temporary_of(self._run_directory, phase.step), ignore_errors=True)
+            raise SaveFailed("; ".join(errors))
+        return [result for result, _ in tasks]
 
-    def _write(self) -> dict[str, list[Any]]:
-        # Every rank makes the folder: waiting for rank 0 to make it would be one more thing to agree on.
-        (self._temporary / CHECKPOINT_STATE).mkdir(parents=True, exist_ok=True)
-        path = self._copy.write(self._temporary, self._engine.rank, self._engine.world_size)
-        return {f"{CHECKPOINT_STATE}/{path.name}": checkpoint.describe(sync(path))}
+    def _write(self, step: int) -> dict[str, list[Any]]:
+        folder = temporary_of(self._run_directory, step)
+        # Every rank makes the folder: waiting for rank 0 to make it would need one more agreement.
+        (folder / CHECKPOINT_STATE).mkdir(parents=True, exist_ok=True)
+        path = self._copy.write(folder, self._engine.rank, self._engine.world_size)
+        return {f"{CHECKPOINT_STATE}/{path.name}": describe(sync(path))}
 
-    def _publish(self, files: Mapping[str, list[Any]]) -> list[Any]:
-        """The new checkpoint's name, and what retention complains of: too many checkpoints are no reason to stop."""
-        path = checkpoint.publish(self._run_directory, self._step, self._documents, files)
-        return [path.name, checkpoint.apply_retention(self._run_directory, self._retention, self._metric)]
+    def _publish(self, step: int, documents: Mapping[str, Any], files: Mapping[str, list[Any]]) -> Published:
+        path = publish(self._run_directory, step, documents, files)
+        return Published(path.name, apply_retention(self._run_directory, self._retention, self._metric))
 
 
 class _Task(threading.Thread):
-    """One piece of file work; `error` where the disk refused. A daemon: a process that is told to stop at once does."""
+    """File work in a daemon thread, so that a process can end at any time. `error` is set if the disk refused."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         super().__init__(name="checkpoint", daemon=True)
         self._work = work
-        self.value: Any = None
+        self.result: Any = None
         self.error: str | None = None
         self.start()
 
     def run(self) -> None:
         try:
-            self.value = self._work()
+            self.result = self._work()
         except (OSError, SafetensorError) as error:
-            self.error = str(error)
-        except Exception as error:  # whatever it is, the other ranks must hear of it and not wait
+            self.error = error_line(error, with_type=False)
+        except Exception as error:  # the other ranks must learn of any failure instead of waiting
             traceback.print_exc()
-            self.error = repr(error)
+            self.error = error_line(error)
 
 
 def _refuse(reason: str) -> NoReturn:
     raise OSError(reason)
+
+
+def _do_nothing() -> None:
+    pass

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trainer.checkpoints.directory import best_first, read_weights, verify
+from trainer.checkpoints.directory import read_weights, verify
+from trainer.checkpoints.retention import best_first
 from trainer.configuration import reading as configuration
 from trainer.data.text.tokenizer import TokenizerPair
 from trainer.errors import UserError

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.transformer import Transformer
-from trainer.checkpoints.directory import best_first, newest_checkpoint, read_weights, verify
+from trainer.checkpoints.directory import newest_checkpoint, read_weights, verify
+from trainer.checkpoints.retention import best_first
 from trainer.configuration import reading as configuration
 from trainer.configuration.sections import Config
 from trainer.data.text.tokenizer import TokenizerPair

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from trainer.checkpoints.policy import RunSaving
+from trainer.checkpoints.trainer_document import TrainerDocument
 from trainer.configuration.sections import Config
 from trainer.data.feeding.feed import TrainingData, merge_states
 from trainer.data.feeding.packing import MicroBatch
@@ -56,10 +57,11 @@ class Progress:
     validation_due: bool = False
 
     @classmethod
-    def from_document(cls, document: dict[str, Any], metric: str) -> "Progress":
-        """From a `trainer.json`, which says more than this. Scores of another metric are no longer compared with."""
-        progress = cls(**{field.name: document[field.name] for field in fields(cls) if field.name in document})
-        if document["metric"] == metric:
+    def from_document(cls, document: TrainerDocument, metric: str) -> "Progress":
+        """From a checkpoint. Drops scores of another metric than `metric`. Raises UserError for an unknown key."""
+        document.require_progress_keys([field.name for field in fields(cls)])
+        progress = cls(**document.progress)
+        if document.metric == metric:
             return progress
         return replace(progress, score=None, best_score=None, best_step=None, evaluations_since_best=0)
 
@@ -88,7 +90,8 @@ class Collaborators:
     """What the loop works with, ready made.
 
     `go_back` puts the engine, but not the data, where the newest checkpoint left it: a collective; None without one.
-    `num_parts` is in how many parts each micro-batch is computed, `vocab_size` that of the target.
+    `num_parts` is in how many parts each micro-batch is computed, `vocab_size` that of the target, `tokenizer` the
+    fingerprint of both tokenizers.
     """
 
     engine: Engine
@@ -100,6 +103,7 @@ class Collaborators:
     go_back: Callable[[], Progress | None]
     num_parts: int = 1
     vocab_size: int = 0
+    tokenizer: str | None = None
 
 
 class Loop:
@@ -111,6 +115,7 @@ class Loop:
         self._evaluator, self._stop = parts.evaluator, parts.stop
         self._watchdog, self._go_back = parts.watchdog, parts.go_back
         self._num_parts, self._num_splits = parts.num_parts, 0
+        self._tokenizer = parts.tokenizer
         self._losses = LossWatch(config.bad_steps.spike_threshold, progress.recent_losses)
         self._loss = training_loss(config.optimizer.label_smoothing, parts.engine.device)
         self._peak_flops = peak_flops(parts.engine.device)
@@ -279,16 +284,23 @@ class Loop:
     def _save(self, last: bool = False) -> None:
         """Begins to save this step, after the save before it has ended; the `last` one is waited for."""
         with self._meter.outside_training(), self._watchdog.phase("saving"):
-            self._saving.save(self.progress.step, self._documents)
+            is_best = self.progress.best_step == self.progress.step
+            self._saving.save(self.progress.step, self._documents, is_best)
             if last:
                 self._saving.finish(self.progress.step)
 
     def _documents(self) -> dict[str, Any]:
         self.progress.recent_losses = self._losses.losses
-        trainer = asdict(self.progress) | {"num_updates": self.engine.num_updates}
-        trainer |= {"metric": self.config.evaluation.metric}
-        trainer |= {"world_size": self.engine.world_size, "engine": self.config.engine.kind}
-        return {TRAINER_DOCUMENT: trainer, LANES_DOCUMENT: merge_states(self.engine.gather(self.data.state()))}
+        trainer = TrainerDocument(
+            progress=asdict(self.progress),
+            num_updates=self.engine.num_updates,
+            metric=self.config.evaluation.metric,
+            world_size=self.engine.world_size,
+            engine=self.config.engine.kind,
+            tokenizer=self._tokenizer,
+        )
+        lanes = merge_states(self.engine.gather(self.data.state()))
+        return {TRAINER_DOCUMENT: trainer.to_json(), LANES_DOCUMENT: lanes}
 
 
 def _score(result: dict[str, Any], metric: str) -> float:

@@ -11,6 +11,7 @@ import torch
 
 from trainer.checkpoints import directory as checkpoint
 from trainer.checkpoints.state_files import HostCopy
+from trainer.checkpoints.trainer_document import TrainerDocument
 from trainer.configuration.sections import (
     BadStepsConfig,
     CheckpointConfig,
@@ -287,7 +288,7 @@ def test_a_validation_that_a_signal_cut_short_is_made_by_the_next_start(tmp_path
     assert loop.run() == "SIGTERM"
     document = checkpoint.read_document(list_checkpoints(tmp_path)[-1], "trainer.json")
     assert (document["step"], document["score"], document["validation_due"]) == (3, None, True)
-    progress = Progress.from_document(document, "bleu")
+    progress = Progress.from_document(TrainerDocument.read(list_checkpoints(tmp_path)[-1]), "bleu")
     again = make_loop(tmp_path, engine := FakeEngine(), FakeEvaluator(20), max_steps=3, progress=progress)
     assert again.run() == "finished"
     document = checkpoint.read_document(list_checkpoints(tmp_path)[-1], "trainer.json")
@@ -328,6 +329,6 @@ def test_a_failing_disk_is_outlived_until_so_many_saves_in_a_row_have_failed(
 
 def test_progress_survives_its_document() -> None:
     progress = Progress(step=7, target_tokens=100, best_score=3.0, best_step=5, evaluations_since_best=2)
-    document = dataclasses.asdict(progress) | {"num_updates": 6, "metric": "bleu"}
+    document = TrainerDocument(progress=dataclasses.asdict(progress), num_updates=6, metric="bleu")
     assert Progress.from_document(document, "bleu") == progress
     assert Progress.from_document(document, "nll") == Progress(step=7, target_tokens=100)
