@@ -41,7 +41,7 @@ def train(options: Namespace) -> int:
     local.prepare_environment(processes, on_cpu=gpus == 0)
 
     from trainer.data.corpora.sources import check_sources
-    from trainer.data.feeding.feed import check_world_size
+    from trainer.data.order.partition import check_world_size
 
     check_world_size(config.data, processes)
     check_sources([*config.data.train, *config.data.valid])
@@ -101,7 +101,7 @@ def prepare(options: Namespace) -> int:
     """Writes tokenizers and stores and says what is in them."""
     from launch.watching.prepare_report import report
     from trainer.configuration import reading as configuration
-    from trainer.data.preparation.prepare import verify
+    from trainer.data.preparation.build_stores import verify
     from trainer.run_directory import ownership as run_directory
 
     config = configuration.load(options.config, options.changes)

@@ -11,8 +11,9 @@ import torch
 from model.transformer import Transformer
 from trainer.checkpoints.restore import newest_verified, restore, restore_engine
 from trainer.configuration.sections import Config
-from trainer.data.feeding.feed import Share, TrainingData, check_world_size
-from trainer.data.preparation.prepare import Prepared, open_prepared, store_directory
+from trainer.data.feeding.feed import TrainingData
+from trainer.data.order.partition import Partition, check_world_size
+from trainer.data.preparation.build_stores import Prepared, open_prepared, store_directory
 from trainer.data.preparation.validation import load_validation
 from trainer.data.text.encoding import PairEncoder
 from trainer.data.text.tokenizer import TokenizerPair
@@ -63,7 +64,7 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> StopR
         owning(directory) if rank == 0 else nullcontext(),
         RankLog(directory, rank, world_size) as log,
         # First, so that its processes start while the model is built.
-        closing(training_data(config, prepared, Share(rank, world_size), device)) as data,
+        closing(training_data(config, prepared, Partition(rank, world_size), device)) as data,
         closing(Watchdog(directory, rank, config.hang, log.telling(give_up)).start()) as watchdog,
     ):
         state = RunState(directory, rank, world_size, config.run.max_steps)
@@ -121,7 +122,7 @@ def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopReq
     return reason
 
 
-def training_data(config: Config, prepared: Prepared, share: Share, device: torch.device) -> TrainingData:
+def training_data(config: Config, prepared: Prepared, partition: Partition, device: torch.device) -> TrainingData:
     """This rank's micro-batches; on CUDA all of one shape."""
     data, sampling = config.data, config.tokenizer.sampling
     encoder = PairEncoder(prepared.tokenizers, data.max_length, sampling) if data.mode == "stream" else None
@@ -130,7 +131,7 @@ def training_data(config: Config, prepared: Prepared, share: Share, device: torc
         data,
         prepared.tokenizers.special_ids,
         seed=config.run.seed,
-        share=share,
+        partition=partition,
         static=device.type == "cuda",
         encoder=encoder,
     )

@@ -67,7 +67,7 @@ def _axis(array: str) -> list[str]:
 def check(config: Config, submission: Submission) -> None:
     """Everything that `train` checks before it starts processes. Raises UserError."""
     from trainer.data.corpora.sources import check_sources
-    from trainer.data.feeding.feed import check_world_size
+    from trainer.data.order.partition import check_world_size
 
     for path in (str(Path.cwd()), config.run.directory):
         if re.search(r"[\\\n]", path):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from trainer.data.preparation.prepare import Prepared, other_stores
+from trainer.data.preparation.build_stores import Prepared, other_stores
 from trainer.data.printable import printable
 from trainer.data.stores.store import Manifest, Store
 

@@ -30,7 +30,7 @@ from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 
 if TYPE_CHECKING:
     from trainer.data.feeding.feed import TrainingData
-    from trainer.data.preparation.prepare import Prepared
+    from trainer.data.preparation.build_stores import Prepared
     from trainer.data.stores.store import Store
 
 WORKERS = 2
@@ -54,11 +54,11 @@ def corpora(directory: Path) -> tuple[CorpusConfig, ...]:
 
 
 def time_prepare(data: DataConfig, kind: Any, directory: Path) -> tuple["Prepared", dict[str, float]]:
-    from trainer.data.preparation.prepare import prepare
+    from trainer.data.preparation.build_stores import build_stores
 
     tokenizer = TokenizerConfig(kind=kind, vocab_size=8000)
     start = time.perf_counter()
-    prepared = prepare(replace(data, cache=str(directory / "cache")), tokenizer, directory / kind, WORKERS)
+    prepared = build_stores(replace(data, cache=str(directory / "cache")), tokenizer, directory / kind, WORKERS)
     seconds = time.perf_counter() - start
     pairs = sum(store.manifest.num_pairs for store in prepared.stores)
     return prepared, {"pairs": pairs} | ({} if any(prepared.reused) else {"prepare_seconds": round(seconds, 1)})
@@ -70,12 +70,13 @@ def feed(
     stores: "tuple[Store, ...] | None" = None,
     sampling: float | None = None,
 ) -> "TrainingData":
-    from trainer.data.feeding.feed import Share, TrainingData
+    from trainer.data.feeding.feed import TrainingData
+    from trainer.data.order.partition import Partition
     from trainer.data.text.encoding import PairEncoder
 
     encoder = PairEncoder(prepared.tokenizers, data.max_length, sampling) if data.mode == "stream" else None
-    ids, share = prepared.tokenizers.special_ids, Share(0, 1)
-    return TrainingData(stores or prepared.stores, data, ids, seed=1, share=share, encoder=encoder)
+    ids, partition = prepared.tokenizers.special_ids, Partition(0, 1)
+    return TrainingData(stores or prepared.stores, data, ids, seed=1, partition=partition, encoder=encoder)
 
 
 def time_feed(training_data: "TrainingData", seconds: float) -> dict[str, float]:

@@ -5,7 +5,7 @@
 reads every DIR/**/NAME.en.gz beside which NAME.de.gz lies, again and again up to N pairs, and prints one JSON object.
 One process reads the text for the tokenizer's sample (`sample`), then once more, handing parts to the workers (`read`);
 each worker filters and encodes (`tokens`, or `text` in stream mode) and writes; one process puts the parts together
-(`assemble`). So a preparation takes about 1/sample + max(1/read, 1/(workers · tokens)) + 1/assemble seconds a pair, and
+(`write`). So a preparation takes about 1/sample + max(1/read, 1/(workers · tokens)) + 1/write seconds a pair, and
 the training of the tokenizer.
 """
 
@@ -22,10 +22,10 @@ from typing import Any
 from tests.benchmarks.data_speed import corpora
 from trainer.data.config import FilterConfig
 from trainer.data.corpora.sources import Block, read_pairs
-from trainer.data.preparation.assembly import assemble
+from trainer.data.preparation.deduplicate_and_write import deduplicate_and_write
 from trainer.data.preparation.filters import PairFilter
 from trainer.data.preparation.part_workers import PART_PAIRS, regrouped
-from trainer.data.preparation.parts import PartFile, PartMaker
+from trainer.data.preparation.raw_parts import PartFile, PartMaker
 from trainer.data.preparation.sample import _Reservoir
 from trainer.data.stores.store import TEXT_DTYPE, token_dtype, writing_store
 from trainer.data.text.encoding import PairEncoder
@@ -68,7 +68,7 @@ def measure(directory: Path, tokenizer: Tokenizer, num_parts: int, work: Path) -
             if name == "tokens":
                 watch.time(name, lambda file=file, part=part: file.write(part, dtype))
     with writing_store(work / "store", dtype) as writer:
-        watch.time("assemble", lambda: assemble(files, True, lambda *_: [["", ""]], writer))
+        watch.time("write", lambda: deduplicate_and_write(files, True, lambda *_: [["", ""]], writer))
         writer.finish("store", "", {}, {})
     # The sample needs the text read as well; handing a part over is a small share of that.
     watch.seconds["sample"] += watch.seconds["read"]

@@ -29,8 +29,9 @@ import torch
 from model.config import PRESETS, ModelConfig
 from trainer.configuration.sections import Config, RunConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
-from trainer.data.feeding.feed import Share, TrainingData
-from trainer.data.preparation.prepare import Prepared, prepare
+from trainer.data.feeding.feed import TrainingData
+from trainer.data.order.partition import Partition
+from trainer.data.preparation.build_stores import Prepared, build_stores
 from trainer.engine import create_engine
 from trainer.engine.base import Engine
 from trainer.engine.config import EngineConfig, OptimizerConfig
@@ -182,9 +183,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         config = configuration(arguments, directory)
         Path(directory).mkdir(exist_ok=True)
-        prepared = prepare(config.data, config.tokenizer, directory)
+        prepared = build_stores(config.data, config.tokenizer, directory)
         engine = create_engine(initial_model(config, prepared.tokenizers), config.engine, config.optimizer)
-        data = training_data(config, prepared, Share(engine.rank, engine.world_size), engine.device)
+        data = training_data(config, prepared, Partition(engine.rank, engine.world_size), engine.device)
         vocab_size = prepared.tokenizers.target.vocab_size
         window, loss, total = measure(config, engine, data, vocab_size, (arguments.warm, arguments.tokens))
         line = {"peer": arguments.peer, "preset": arguments.preset} | report(config, engine, window, vocab_size)

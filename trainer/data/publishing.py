@@ -14,13 +14,13 @@ def publish_file(path: Path, content: bytes) -> None:
 
     Raises UserError where the disk is full.
     """
-    with telling_full_disk(path.parent):
+    with explaining_full_disk(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
 
 
 @contextmanager
-def telling_full_disk(folder: Path) -> Iterator[None]:
+def explaining_full_disk(folder: Path) -> Iterator[None]:
     """Makes a UserError, which names `folder` and the remedy, of a full disk or an exhausted quota."""
     try:
         yield

@@ -40,7 +40,7 @@ def worker_pool(num_workers: int, initializer: Callable[..., None], initargs: tu
     """A pool of processes that are starting already; each calls `initializer(*initargs)` first.
 
     They import the parent's `__main__` anew, which therefore must import nothing heavy at its top. A worker that is
-    killed breaks the pool: futures raise BrokenProcessPool, see `death_is_told`.
+    killed breaks the pool: futures raise BrokenProcessPool, see `explaining_death`.
     """
     pool = ProcessPoolExecutor(num_workers, mp_context=_Context(), initializer=initializer, initargs=initargs)
     # Children inherit the mask: from their first instruction on they hear none of these signals. The tracker, a process
@@ -63,7 +63,7 @@ def kill_workers(pool: ProcessPoolExecutor) -> None:
 
 
 @contextmanager
-def death_is_told(work: str) -> Iterator[None]:
+def explaining_death(work: str) -> Iterator[None]:
     """Around waiting for a pool's futures: ProcessDied where a worker died. `work` completes "a process that …"."""
     try:
         yield

@@ -16,8 +16,7 @@ from typing import Any
 from trainer.configuration.reading import dump, load, require_same_run
 from trainer.configuration.sections import Config
 from trainer.data.corpora.sources import check_sources
-from trainer.data.preparation.prepare import TRAINED_TOKENIZERS, Prepared
-from trainer.data.preparation.prepare import prepare as prepare_data
+from trainer.data.preparation.build_stores import TRAINED_TOKENIZERS, Prepared, build_stores
 from trainer.data.preparation.validation import VALIDATION_COPIES
 from trainer.data.text.tokenizer import TOKENIZER_FILES
 from trainer.errors import UserError
@@ -84,7 +83,7 @@ def _prepare(config: Config, directory: Path, workers: int | None) -> Prepared:
         _remove_own_tokenizers(config, directory)
     elif path.exists():
         require_same_run(load(path), config)
-    prepared = prepare_data(config.data, config.tokenizer, directory, workers)
+    prepared = build_stores(config.data, config.tokenizer, directory, workers)
     write_atomically(path, dump(config))
     return prepared
 

@@ -8,8 +8,8 @@ import torch
 from model.transformer import Transformer
 from trainer.configuration.sections import EvaluationConfig
 from trainer.data.config import DataConfig
-from trainer.data.feeding.feed import Share
 from trainer.data.feeding.validation_batches import validation_batches
+from trainer.data.order.partition import Partition
 from trainer.data.preparation.validation import ValidationSet
 from trainer.data.text.tokenizer import TokenizerPair
 from trainer.engine.base import Engine
@@ -73,9 +73,9 @@ class Evaluator:
     def _nll(self, engine: Engine, validation: ValidationSet, turns: "_Turns") -> list[float]:
         """This rank's sums: nats and target tokens."""
         ids = self._tokenizers.special_ids
-        share = Share(engine.rank, engine.world_size)
+        partition = Partition(engine.rank, engine.world_size)
         nll = tokens = 0.0
-        for batch in validation_batches(validation.pairs, ids, self._data.max_tokens, share):
+        for batch in validation_batches(validation.pairs, ids, self._data.max_tokens, partition):
             nll += self._replica(batch.to(engine.device))[1].item()
             tokens += batch.num_target_tokens
             turns.take()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.publishing import publish_file, telling_full_disk
+from trainer.data.publishing import explaining_full_disk, publish_file
 from trainer.errors import UserError
 
 
@@ -21,5 +21,5 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
 
 
 def test_other_failures_of_the_disk_stay_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="Input/output"), telling_full_disk(tmp_path):
+    with pytest.raises(OSError, match="Input/output"), explaining_full_disk(tmp_path):
         raise OSError(errno.EIO, "Input/output error")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.worker_processes import death_is_told, worker_pool
+from trainer.data.worker_processes import explaining_death, worker_pool
 from trainer.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -44,7 +44,7 @@ def wait_for_the_end(pids: list[int]) -> None:
 
 
 def modules_of_workers() -> list[str]:
-    for name in ("feeding.streamed_pairs", "preparation.parts", "preparation.filters"):
+    for name in ("feeding.streamed_pairs", "preparation.raw_parts", "preparation.filters"):
         importlib.import_module(f"trainer.data.{name}")
     return list(sys.modules)
 
@@ -100,7 +100,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(pool: ProcessPoolExecutor) -> N
     pids = list(pool._processes)
     waiting = [pool.submit(time.sleep, 60) for _ in range(4)]
     os.kill(pids[0], signal.SIGKILL)
-    with pytest.raises(UserError, match="a process that sleeps died"), death_is_told("sleeps"):
+    with pytest.raises(UserError, match="a process that sleeps died"), explaining_death("sleeps"):
         waiting[-1].result(timeout=SECONDS)
     pool.shutdown()
     wait_for_the_end(pids)

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from trainer.data.config import DataConfig
-from trainer.data.feeding.feed import Share, TrainingData, merge_states
+from trainer.data.feeding.feed import TrainingData, merge_states
 from trainer.data.feeding.packing import MicroBatch
+from trainer.data.order.partition import Partition
 from trainer.data.stores.store import Store
 from trainer.data.text.tokenizer import SpecialIds
 
@@ -19,7 +20,8 @@ class World:
     def __init__(self, stores: Sequence[Store], world_size: int, config: DataConfig, **settings: Any) -> None:
         settings = {"seed": 1} | settings
         self.ranks = [
-            TrainingData(stores, config, IDS, share=Share(rank, world_size), **settings) for rank in range(world_size)
+            TrainingData(stores, config, IDS, partition=Partition(rank, world_size), **settings)
+            for rank in range(world_size)
         ]
 
     def __enter__(self) -> "World":

@@ -14,8 +14,8 @@ from torch import Tensor
 from model.transformer import Transformer
 from tests.trainer.conftest import TinyRun, sentences
 from trainer.configuration.sections import EvaluationConfig
-from trainer.data.feeding.feed import Share
 from trainer.data.feeding.validation_batches import validation_batches
+from trainer.data.order.partition import Partition
 from trainer.data.preparation.validation import ValidationSet
 from trainer.inference.scoring import score
 from trainer.inference.translation import Translator
@@ -114,7 +114,7 @@ def test_the_numbers_are_those_of_its_parts(tokenizers: str, request: pytest.Fix
     assert [sample[3] for sample in found["samples"]] == [score([h], [[r]]).chrf for _, h, r in texts]
 
     ids = run.tokenizers.special_ids
-    each = [validation_batches([pair], ids, 64, Share(0, 1))[0] for pair in validation.pairs]
+    each = [validation_batches([pair], ids, 64, Partition(0, 1))[0] for pair in validation.pairs]
     with torch.no_grad():
         nll = sum(model(batch)[1].item() for batch in each)
     num_target_tokens = sum(len(target) for _, target in validation.pairs)

@@ -9,41 +9,21 @@ import torch
 
 from trainer.data.config import DataConfig
 from trainer.data.feeding.budget import choose_budget
-from trainer.data.feeding.counts import COUNTED, corpus_counts, count
+from trainer.data.feeding.consumed_counts import COUNTED, corpus_counts, count
 from trainer.data.feeding.lane_reader import LaneReader, PairSource
-from trainer.data.feeding.largest import largest_micro_batch
+from trainer.data.feeding.largest_micro_batch import largest_micro_batch
 from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.feeding.prefetch import Prefetcher
 from trainer.data.feeding.stored_pairs import StoredPairs
 from trainer.data.feeding.streamed_pairs import StreamedPairs
-from trainer.data.order.lanes import LaneState, Order, dropout_seed
+from trainer.data.order.lanes import LaneState, Order
+from trainer.data.order.partition import Partition, check_world_size
+from trainer.data.order.seeds import dropout_seed
 from trainer.data.stores.store import Store
 from trainer.data.text.encoding import PairEncoder
 from trainer.data.text.sentences import IntArray
 from trainer.data.text.tokenizer import SpecialIds
 from trainer.errors import UserError
-
-
-class Share(NamedTuple):
-    """Which part of the run this process reads."""
-
-    rank: int
-    world_size: int
-
-
-def check_world_size(config: DataConfig, world_size: int) -> None:
-    """Raises UserError where lanes or micro-batches cannot be dealt evenly to that many processes."""
-    lanes, micro_batches = config.num_lanes, config.micro_batches_per_step
-    if lanes % world_size or micro_batches % world_size:
-        fitting = [str(w) for w in range(1, min(lanes, micro_batches) + 1) if lanes % w == 0 and micro_batches % w == 0]
-        raise UserError(
-            f"{world_size} processes cannot share `data.num_lanes` ({lanes}) and `data.micro_batches_per_step` "
-            f"({micro_batches}) evenly: both must be multiples of it, so start {_any_of(fitting)} or change them."
-        )
-
-
-def _any_of(names: list[str]) -> str:
-    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 class _Dealt(NamedTuple):
@@ -68,7 +48,7 @@ class TrainingData:
         ids: SpecialIds,
         *,
         seed: int,
-        share: Share,
+        partition: Partition,
         static: bool = False,
         encoder: PairEncoder | None = None,
     ) -> None:
@@ -77,8 +57,8 @@ class TrainingData:
         `static` fills every batch up to one shape. Raises UserError for a world size that does not divide, and for a
         corpus of which no sentence is short enough.
         """
-        check_world_size(config, share.world_size)
-        self._config, self._ids, self._seed, self._share, self._static = config, ids, seed, share, static
+        check_world_size(config, partition.world_size)
+        self._config, self._ids, self._seed, self._partition, self._static = config, ids, seed, partition, static
         self._manifests = [store.manifest for store in stores]
         sizes, weights = tuple(m.num_pairs for m in self._manifests), tuple(c.weight for c in config.train)
         self._order = Order(seed, sizes, weights, config.temperature, config.window, config.num_lanes)
@@ -87,7 +67,8 @@ class TrainingData:
         )
         self.budget = choose_budget(config, self._pairs.mean_lengths(), self._order.shares.tolist())
         self._micro_batches = 0
-        self._lanes = {lane: self._order.start() for lane in range(share.rank, config.num_lanes, share.world_size)}
+        lanes = range(partition.rank, config.num_lanes, partition.world_size)
+        self._lanes = {lane: self._order.start() for lane in lanes}
         self._counts = {lane: np.zeros((len(COUNTED), len(stores)), np.int64) for lane in self._lanes}
         self._ahead: Prefetcher[_Dealt] | None = None
 
@@ -95,7 +76,7 @@ class TrainingData:
         """This rank's micro-batches of the next optimizer step, in order of index; as many on every rank."""
         if self._ahead is None:
             self._ahead = Prefetcher(self._micro_batches_from_here(), self._config.prefetch)
-        step = [next(self._ahead) for _ in range(self._config.micro_batches_per_step // self._share.world_size)]
+        step = [next(self._ahead) for _ in range(self._config.micro_batches_per_step // self._partition.world_size)]
         for dealt in step:
             self._lanes[dealt.micro_batch.lane] = dealt.lane_state
             self._counts[dealt.micro_batch.lane] += dealt.counts_4C
@@ -166,7 +147,7 @@ class TrainingData:
         ]
 
     def _micro_batches_from_here(self) -> Iterator[_Dealt]:
-        rank, world_size = self._share
+        rank, world_size = self._partition
         index = self._micro_batches + (rank - self._micro_batches) % world_size
         readers = self._readers(index)
         ahead = self._pairs.chunks_ahead(len(readers), self.budget.max_sentences)
@@ -181,7 +162,7 @@ class TrainingData:
     def _readers(self, index: int) -> dict[int, LaneReader]:
         """By lane, in the order in which they are read from micro-batch `index` on."""
         num_lanes = self._config.num_lanes
-        lanes = [i % num_lanes for i in range(index, index + num_lanes, self._share.world_size)]
+        lanes = [i % num_lanes for i in range(index, index + num_lanes, self._partition.world_size)]
         return {lane: LaneReader(self._order, lane, self._lanes[lane], self._pairs) for lane in lanes}
 
     def _deal(self, index: int, lane: int, reader: LaneReader) -> _Dealt:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from trainer.data.feeding.lane_reader import Pending
 from trainer.data.order.lanes import Order
+from trainer.data.order.seeds import sampling_seeds
 from trainer.data.order.shuffling import Draws
 from trainer.data.stores.store import Store, Table, read_ahead
 from trainer.data.stores.text_lengths import all_too_long, measured_rows
 from trainer.data.text.encoding import EncodedPairs, PairEncoder
 from trainer.data.text.sentences import IntArray
-from trainer.data.worker_processes import death_is_told, worker_pool
+from trainer.data.worker_processes import explaining_death, worker_pool
 
 
 class TextReader:
@@ -60,7 +61,7 @@ class StreamedPairs:
         self._pool = worker_pool(num_workers, _start_worker, (self._read,)) if num_workers else None
 
     def request(self, draws: Draws) -> Pending:
-        arguments = draws.corpus_N, draws.row_N, self._order.sampling_seeds(draws)
+        arguments = draws.corpus_N, draws.row_N, sampling_seeds(self._order.seed, len(self._manifests), draws)
         if self._pool is None:
             return partial(self._read, *arguments)
         with _telling_death():
@@ -105,7 +106,7 @@ class StreamedPairs:
 
 
 def _telling_death() -> AbstractContextManager[None]:
-    return death_is_told("tokenises the training data")
+    return explaining_death("tokenises the training data")
 
 
 def _result(future: Future[EncodedPairs]) -> EncodedPairs:

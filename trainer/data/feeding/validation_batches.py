@@ -5,13 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from model.batch import PackedBatch
-from trainer.data.feeding.feed import Share
 from trainer.data.feeding.packing import pack
+from trainer.data.order.partition import Partition
 from trainer.data.text.sentences import IdPair, Side
 from trainer.data.text.tokenizer import SpecialIds
 
 
-def validation_batches(pairs: Sequence[IdPair], ids: SpecialIds, max_tokens: int, share: Share) -> list[PackedBatch]:
+def validation_batches(
+    pairs: Sequence[IdPair], ids: SpecialIds, max_tokens: int, partition: Partition
+) -> list[PackedBatch]:
     """This rank's part of the pairs (every world_size-th), in batches of at most `max_tokens` tokens on either side.
 
     A pair that is longer makes a batch of its own. Ranks may have different numbers of batches, or none: there must
@@ -19,7 +21,7 @@ def validation_batches(pairs: Sequence[IdPair], ids: SpecialIds, max_tokens: int
     """
     groups: list[list[IdPair]] = []
     room = (0, 0)
-    for pair in pairs[share.rank :: share.world_size]:
+    for pair in pairs[partition.rank :: partition.world_size]:
         if len(pair[0]) > room[0] or len(pair[1]) > room[1]:
             groups.append([])
             room = (max_tokens, max_tokens)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, replace
 
 from trainer.data.config import DataConfig
-from trainer.data.feeding.feed import Share, TrainingData
+from trainer.data.feeding.feed import TrainingData
 from trainer.data.inspection.corpus_report import CorpusReport, CorpusSample
 from trainer.data.order.mixture import mixture_shares
-from trainer.data.preparation.prepare import Prepared
+from trainer.data.order.partition import Partition
+from trainer.data.preparation.build_stores import Prepared
 from trainer.data.text.encoding import PairEncoder
 
 _MICRO_BATCHES = 32
@@ -65,7 +66,7 @@ def inspect(
 def _measure(data: DataConfig, prepared: Prepared, encoder: PairEncoder | None, seed: int) -> MixtureReport:
     # A few micro-batches are sooner encoded here than by processes that have to be started.
     alone, ids = replace(data, workers=0), prepared.tokenizers.special_ids
-    feed = TrainingData(prepared.stores, alone, ids, seed=seed, share=Share(0, 1), encoder=encoder)
+    feed = TrainingData(prepared.stores, alone, ids, seed=seed, partition=Partition(0, 1), encoder=encoder)
     try:
         num_steps = -(-_MICRO_BATCHES // data.micro_batches_per_step)
         micro_batches = [micro_batch for _ in range(num_steps) for micro_batch in feed.next_step()]

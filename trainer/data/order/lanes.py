@@ -9,19 +9,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.order.hashing import mix64, stable_hash
 from trainer.data.order.mixture import mixture_shares
+from trainer.data.order.seeds import row_keys, window_key
 from trainer.data.order.shuffling import Draws, shuffled
 
 _SHARE_UNITS = 1 << 40
-
-# What a hash of the run's seed is for.
-_ROWS, _WINDOWS, _DROPOUT, _SAMPLING = range(4)
-
-
-def dropout_seed(seed: int, index: int) -> int:
-    """For micro-batch `index` of a run; 63 bits, because libraries take seeds as signed 64-bit numbers."""
-    return stable_hash(seed, _DROPOUT, index) >> 1
 
 
 @dataclass(frozen=True)
@@ -66,9 +58,9 @@ class Order:
         corpus_N = np.repeat(np.arange(len(counts)), counts)
         positions = [np.arange(at, at + n) for at, n in zip(state.positions, counts, strict=True)]
         draws = shuffled(corpus_N, lane + self.num_lanes * np.concatenate(positions), self.sizes, self._row_keys)
-        window_key = stable_hash(self.seed, _WINDOWS, lane, state.window)
+        key = window_key(self.seed, lane, state.window)
         place_N = np.arange(self.window)
-        order_N = shuffled(np.zeros_like(place_N), place_N, [self.window], [window_key]).row_N
+        order_N = shuffled(np.zeros_like(place_N), place_N, [self.window], [key]).row_N
         return Draws(draws.corpus_N[order_N], draws.row_N[order_N], draws.pass_N[order_N])
 
     def next_window(self, lane: int, state: LaneState) -> LaneState:
@@ -76,15 +68,9 @@ class Order:
         positions = (at + count for at, count in zip(state.positions, self._counts(lane, state), strict=True))
         return LaneState(state.window + 1, 0, tuple(positions))
 
-    def sampling_seeds(self, draws: Draws) -> NDArray[np.uint64]:
-        """seed_N for what is drawn at random for a pair: of the run's seed, corpus, pass and row alone."""
-        key_C = np.array([stable_hash(self.seed, _SAMPLING, c) for c in range(len(self.sizes))], np.uint64)
-        word_N = mix64(key_C[draws.corpus_N] ^ draws.pass_N.astype(np.uint64))
-        return mix64(word_N ^ draws.row_N.astype(np.uint64))
-
     @cached_property
     def _row_keys(self) -> list[int]:
-        return [stable_hash(self.seed, _ROWS, corpus) for corpus in range(len(self.sizes))]
+        return row_keys(self.seed, len(self.sizes))
 
     @cached_property
     def _share_units(self) -> list[int]:

@@ -6,8 +6,8 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
 from trainer.data.corpora.sources import Block
-from trainer.data.preparation.parts import PartFile, PartMaker
 from trainer.data.preparation.progress import Advance
+from trainer.data.preparation.raw_parts import PartFile, PartMaker
 from trainer.data.worker_processes import kill_workers, worker_pool
 
 PART_PAIRS = 20_000

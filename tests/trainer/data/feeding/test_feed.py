@@ -8,7 +8,8 @@ import pytest
 
 from tests.trainer.data.world import IDS, World, pairs, summary
 from trainer.data.config import CorpusConfig, DataConfig
-from trainer.data.feeding.feed import Share, TrainingData, check_world_size
+from trainer.data.feeding.feed import TrainingData
+from trainer.data.order.partition import Partition, check_world_size
 from trainer.data.stores.store import Store
 from trainer.errors import UserError
 
@@ -194,7 +195,7 @@ def test_close_ends_the_thread(stores: list[Store]) -> None:
 
 
 def test_static_batches_hold_the_same_pairs_in_one_shape(stores: list[Store]) -> None:
-    feeds = [TrainingData(stores, CONFIG, IDS, seed=1, share=Share(0, 1), static=s) for s in (False, True)]
+    feeds = [TrainingData(stores, CONFIG, IDS, seed=1, partition=Partition(0, 1), static=s) for s in (False, True)]
     plain, static = ([m for _ in range(5) for m in feed.next_step()] for feed in feeds)
     for feed in feeds:
         feed.close()

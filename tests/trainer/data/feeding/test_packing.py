@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from trainer.data.feeding.budget import Budget
-from trainer.data.feeding.largest import largest_micro_batch
+from trainer.data.feeding.largest_micro_batch import largest_micro_batch
 from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.text.sentences import Side
 from trainer.data.text.tokenizer import SpecialIds

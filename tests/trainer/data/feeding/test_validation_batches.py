@@ -2,8 +2,8 @@
 
 import pytest
 
-from trainer.data.feeding.feed import Share
 from trainer.data.feeding.validation_batches import validation_batches
+from trainer.data.order.partition import Partition
 from trainer.data.text.sentences import IdPair
 from trainer.data.text.tokenizer import SpecialIds
 
@@ -16,7 +16,7 @@ def test_ranks_together_hold_every_pair_once(world_size: int) -> None:
     pairs[4] = ([14, *[5] * 50, 3], [14, 3])
     seen = []
     for rank in range(world_size):
-        for batch in validation_batches(pairs, IDS, 24, Share(rank, world_size)):
+        for batch in validation_batches(pairs, IDS, 24, Partition(rank, world_size)):
             firsts = batch.source_S[batch.source_cu[:-1].long()].tolist()
             assert firsts == batch.target_out_T[batch.target_cu[:-1].long()].tolist()
             assert firsts == [14] or max(batch.source_S.numel(), batch.target_out_T.numel()) <= 24
@@ -25,4 +25,4 @@ def test_ranks_together_hold_every_pair_once(world_size: int) -> None:
 
 
 def test_a_rank_without_pairs_has_no_batches() -> None:
-    assert validation_batches([([5, 3], [5, 3])], IDS, 24, Share(1, 2)) == []
+    assert validation_batches([([5, 3], [5, 3])], IDS, 24, Partition(1, 2)) == []

@@ -9,7 +9,7 @@ import pytest
 
 from trainer.data.config import CorpusConfig, DataConfig
 from trainer.data.inspection.inspect_data import Inspection, inspect
-from trainer.data.preparation.prepare import Prepared
+from trainer.data.preparation.build_stores import Prepared
 from trainer.data.stores.store import Store
 from trainer.data.text.tokenizer import Tokenizer, TokenizerPair
 

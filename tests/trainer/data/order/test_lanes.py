@@ -5,6 +5,7 @@ import pytest
 
 from trainer.data.order.hashing import stable_hash
 from trainer.data.order.lanes import Order
+from trainer.data.order.seeds import sampling_seeds
 from trainer.data.order.shuffling import shuffled
 from trainer.data.text.sentences import IntArray
 
@@ -92,7 +93,7 @@ def test_passes_and_sampling_seeds() -> None:
             for _ in range(48 // num_lanes):
                 window = order.draw(lane, state)
                 keys = zip(*(x.tolist() for x in (window.corpus_N, window.pass_N, window.row_N)), strict=True)
-                for key, seed in zip(keys, order.sampling_seeds(window).tolist(), strict=True):
+                for key, seed in zip(keys, sampling_seeds(order.seed, len(order.sizes), window).tolist(), strict=True):
                     assert found.setdefault(key, seed) == seed
                 state = order.next_window(lane, state)
     assert set(found) == {(corpus, number, row) for corpus in range(2) for number in range(6) for row in range(64)}

@@ -11,9 +11,9 @@ from trainer.data.corpora.sources import Block
 from trainer.data.preparation import part_workers
 from trainer.data.preparation.filters import PairFilter
 from trainer.data.preparation.part_workers import PartWorkers, regrouped
-from trainer.data.preparation.parts import Part, PartMaker
+from trainer.data.preparation.raw_parts import Part, PartMaker
 from trainer.data.stores.store import TEXT_DTYPE
-from trainer.data.worker_processes import death_is_told
+from trainer.data.worker_processes import explaining_death
 from trainer.errors import UserError
 
 MAKER = PartMaker(PairFilter(FilterConfig()), None, TEXT_DTYPE)
@@ -141,7 +141,7 @@ def test_a_killed_worker_is_told(tmp_path: Path) -> None:
 
     with (
         pytest.raises(UserError, match="a process that prepared the data died"),
-        death_is_told("prepared the data"),
+        explaining_death("prepared the data"),
         PartWorkers(MAKER, 2) as workers,
     ):
         workers.write_parts(killing(workers), tmp_path, ignore)

@@ -6,7 +6,7 @@ import pytest
 
 from trainer.data.config import FilterConfig
 from trainer.data.preparation.filters import PairFilter
-from trainer.data.preparation.parts import Part, PartFile, PartMaker, Rejections, hash_pairs
+from trainer.data.preparation.raw_parts import Part, PartFile, PartMaker, Rejections, hash_pairs
 from trainer.data.stores.store import TEXT_DTYPE
 from trainer.data.text.encoding import PairEncoder
 from trainer.data.text.tokenizer import Tokenizer, TokenizerPair

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.preparation.filters import REASONS
-from trainer.data.preparation.parts import NUM_EXAMPLES, PartFile, Rejections
+from trainer.data.preparation.raw_parts import NUM_EXAMPLES, PartFile, Rejections
 from trainer.data.stores.store import StoreWriter
 from trainer.data.text.sentences import Side, chosen
 
@@ -21,7 +21,9 @@ TextOf = Callable[[Side, Side], list[list[str]]]
 """[source, target] of each pair, for examples."""
 
 
-def assemble(parts: Sequence[PartFile], drop_duplicates: bool, text_of: TextOf, writer: StoreWriter) -> Rejections:
+def deduplicate_and_write(
+    parts: Sequence[PartFile], drop_duplicates: bool, text_of: TextOf, writer: StoreWriter
+) -> Rejections:
     """Appends all parts to a store, in their order; what was left out, in them and now.
 
     Of equal pairs the first stays. Pairs are equal where their 64-bit hashes are: of n different pairs, about

@@ -21,22 +21,22 @@ from trainer.data.corpora.sources import (
     source_identity,
     source_revision,
 )
-from trainer.data.preparation.assembly import assemble, counts_by_reason
+from trainer.data.preparation.deduplicate_and_write import counts_by_reason, deduplicate_and_write
 from trainer.data.preparation.filters import PairFilter
 from trainer.data.preparation.part_workers import PartWorkers, keep_parts_of
-from trainer.data.preparation.parts import PartFile, PartMaker
 from trainer.data.preparation.progress import show_progress
+from trainer.data.preparation.raw_parts import PartFile, PartMaker
 from trainer.data.preparation.run_tokenizers import run_tokenizers
 from trainer.data.preparation.sample import nothing_left, sample_corpora, sample_stores
 from trainer.data.preparation.validation import copy_validation
 from trainer.data.preparation.working_folder import is_worked_in, working_folder
-from trainer.data.publishing import telling_full_disk
+from trainer.data.publishing import explaining_full_disk
 from trainer.data.stores.store import TEXT_DTYPE, Store, token_dtype, writing_store
 from trainer.data.stores.text_lengths import check_text_lengths
 from trainer.data.text.encoding import PairEncoder
 from trainer.data.text.sentences import Side
 from trainer.data.text.tokenizer import TokenizerPair
-from trainer.data.worker_processes import death_is_told
+from trainer.data.worker_processes import explaining_death
 from trainer.errors import UserError
 
 _STORE_FORMAT = 2
@@ -59,7 +59,7 @@ class Prepared:
     reused: tuple[bool, ...]
 
 
-def prepare(
+def build_stores(
     data: DataConfig, tokenizer: TokenizerConfig, run_directory: str | os.PathLike[str], workers: int | None = None
 ) -> Prepared:
     """Makes what is missing of the run's tokenizers and stores, and opens them; progress goes to stderr.
@@ -76,7 +76,7 @@ def prepare(
     run, cache = Path(run_directory), store_directory(data, run_directory)
     trained = cache / f"{TRAINED_TOKENIZERS}{_fingerprint(_sample_identity(data, tokenizer))[:_FINGERPRINT_LENGTH]}"
     workers = workers or len(os.sched_getaffinity(0))
-    with telling_full_disk(cache):
+    with explaining_full_disk(cache):
         for corpus in data.valid:
             copy_validation(corpus, cache)
         if data.mode == "stream":
@@ -184,7 +184,7 @@ class _Recipe:
 def _build_stores(
     recipe: _Recipe, num_workers: int, sizes: dict[CorpusConfig, int]
 ) -> tuple[tuple[Store, ...], tuple[bool, ...]]:
-    with death_is_told("prepared the data"), PartWorkers(recipe.maker(), num_workers) as workers:
+    with explaining_death("prepared the data"), PartWorkers(recipe.maker(), num_workers) as workers:
         built = [_build_store(recipe, corpus, workers, sizes.get(corpus)) for corpus in recipe.data.train]
     return tuple(store for store, _ in built), tuple(reused for _, reused in built)
 
@@ -232,7 +232,7 @@ def _tell_why(recipe: _Recipe, corpus: CorpusConfig) -> None:
 
 def _write_store(recipe: _Recipe, corpus: CorpusConfig, fingerprint: str, parts: Sequence[PartFile]) -> None:
     with writing_store(recipe.path(corpus, fingerprint), recipe.dtype) as writer:
-        rejections = assemble(parts, recipe.data.filters.duplicates, recipe.texts, writer)
+        rejections = deduplicate_and_write(parts, recipe.data.filters.duplicates, recipe.texts, writer)
         rejected, examples = counts_by_reason(rejections)
         if writer.num_pairs == 0:
             raise nothing_left(corpus, rejected, recipe.data)

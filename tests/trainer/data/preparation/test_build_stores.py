@@ -9,12 +9,13 @@ import pytest
 from trainer.data.config import CorpusConfig, DataConfig, FilterConfig, TokenizerConfig
 from trainer.data.corpora.sources import Block, read_pairs
 from trainer.data.preparation import part_workers
-from trainer.data.preparation import prepare as prepare_module
-from trainer.data.preparation.prepare import open_prepared, other_stores, prepare, verify
+from trainer.data.preparation.build_stores import build_stores, open_prepared, other_stores, verify
 from trainer.data.preparation.working_folder import working_folder
 from trainer.data.stores.store import Store
 from trainer.data.text.tokenizer import Tokenizer
 from trainer.errors import UserError
+
+MODULE = "trainer.data.preparation.build_stores"
 
 MakeCorpus = Callable[..., CorpusConfig]
 SOURCES = ["a house", "", "a tree", "one two three four five six seven eight nine ten", "the end"]
@@ -36,7 +37,7 @@ def data(make_corpus: MakeCorpus, tokenizer: Tokenizer) -> DataConfig:
 def test_stores_hold_the_usable_pairs_and_count_the_others(
     data: DataConfig, model: TokenizerConfig, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    prepared = prepare(data, model, tmp_path / "run")
+    prepared = build_stores(data, model, tmp_path / "run")
     (store,) = prepared.stores
     assert store.manifest.rejected == {"empty source": 1, "empty target": 1, "too long": 1}
     for table, lines in ((store.source, SOURCES), (store.target, TARGETS)):
@@ -46,8 +47,8 @@ def test_stores_hold_the_usable_pairs_and_count_the_others(
 
 
 def test_the_length_limit_counts_eos_and_either_side(data: DataConfig, model: TokenizerConfig, tmp_path: Path) -> None:
-    before = prepare(data, model, tmp_path / "run").stores[0].manifest
-    (store,) = prepare(replace(data, max_length=data.max_length - 1), model, tmp_path / "run").stores
+    before = build_stores(data, model, tmp_path / "run").stores[0].manifest
+    (store,) = build_stores(replace(data, max_length=data.max_length - 1), model, tmp_path / "run").stores
     assert store.manifest.rejected["too long"] == 2
     assert store.manifest.num_pairs == before.num_pairs - 1
 
@@ -56,12 +57,12 @@ def test_a_store_is_reused_until_something_it_holds_changes(
     data: DataConfig, model: TokenizerConfig, tmp_path: Path, make_corpus: MakeCorpus
 ) -> None:
     run = tmp_path / "run"
-    assert prepare(data, model, run).reused == (False,)
-    assert prepare(replace(data, max_tokens=999, window=77), model, run).reused == (True,)
-    assert prepare(replace(data, max_length=200), model, run).reused == (False,)
-    assert prepare(data, model, run).reused == (True,)
+    assert build_stores(data, model, run).reused == (False,)
+    assert build_stores(replace(data, max_tokens=999, window=77), model, run).reused == (True,)
+    assert build_stores(replace(data, max_length=200), model, run).reused == (False,)
+    assert build_stores(data, model, run).reused == (True,)
     make_corpus([*SOURCES, "new"], [*TARGETS, "neu"])
-    again = prepare(data, model, run)
+    again = build_stores(data, model, run)
     assert again.reused == (False,)
     assert again.stores[0].manifest.num_pairs == 3
 
@@ -70,9 +71,9 @@ def test_it_is_told_why_a_corpus_is_prepared_anew(
     data: DataConfig, model: TokenizerConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     twice = replace(data, train=(*data.train, replace(data.train[0], limit=1)))
-    first = prepare(twice, model, tmp_path / "run")
+    first = build_stores(twice, model, tmp_path / "run")
     assert "anew" not in capsys.readouterr().err
-    prepare(replace(twice, max_length=200), model, tmp_path / "run")
+    build_stores(replace(twice, max_length=200), model, tmp_path / "run")
     told = [line for line in capsys.readouterr().err.splitlines() if "anew" in line]
     assert len(told) == 2
     assert all(store.directory.name in told[0] for store in first.stores)
@@ -80,17 +81,17 @@ def test_it_is_told_why_a_corpus_is_prepared_anew(
 
 def test_a_damaged_store_is_built_again(data: DataConfig, model: TokenizerConfig, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    prepare(data, model, run)
+    build_stores(data, model, run)
     (tokens,) = (run / "data").glob("*/source.items")
     tokens.write_bytes(b"")
-    assert prepare(data, model, run).reused == (False,)
+    assert build_stores(data, model, run).reused == (False,)
 
 
 def test_other_processes_open_what_was_prepared(data: DataConfig, model: TokenizerConfig, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(UserError, match=r"tokenizer\.model cannot be read"):
         open_prepared(data, run)
-    prepared = prepare(data, model, run)
+    prepared = build_stores(data, model, run)
     opened = open_prepared(data, run)
     assert opened.tokenizers.fingerprint == prepared.tokenizers.fingerprint
     assert [s.manifest for s in opened.stores] == [s.manifest for s in prepared.stores]
@@ -100,18 +101,18 @@ def test_other_processes_open_what_was_prepared(data: DataConfig, model: Tokeniz
 
 def test_runs_share_a_cache(data: DataConfig, model: TokenizerConfig, tmp_path: Path) -> None:
     shared = replace(data, cache=str(tmp_path / "cache"))
-    assert prepare(shared, model, tmp_path / "one").reused == (False,)
-    assert prepare(shared, model, tmp_path / "two").reused == (True,)
+    assert build_stores(shared, model, tmp_path / "one").reused == (False,)
+    assert build_stores(shared, model, tmp_path / "two").reused == (True,)
 
 
 def test_filters_decide_what_a_store_is_and_the_mixture_does_not(
     data: DataConfig, model: TokenizerConfig, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    prepare(data, model, run)
+    build_stores(data, model, run)
     heavier = replace(data, train=(replace(data.train[0], weight=2.0),), temperature=5.0)
-    assert prepare(heavier, model, run).reused == (True,)
-    unfiltered = prepare(replace(data, filters=FilterConfig(empty=False)), model, run)
+    assert build_stores(heavier, model, run).reused == (True,)
+    unfiltered = build_stores(replace(data, filters=FilterConfig(empty=False)), model, run)
     assert unfiltered.reused == (False,)
     assert unfiltered.stores[0].manifest.rejected == {"too long": 1}
 
@@ -123,10 +124,10 @@ def test_another_language_identifier_makes_another_store(
     file.write_text("def identify(texts):\n    return ['en'] * len(texts)\n")
     filters = FilterConfig(language_id=f"{file}:identify", languages=("en", "en"))
     identified = replace(data, filters=filters)
-    assert prepare(identified, model, tmp_path / "run").reused == (False,)
-    assert prepare(identified, model, tmp_path / "run").reused == (True,)
+    assert build_stores(identified, model, tmp_path / "run").reused == (False,)
+    assert build_stores(identified, model, tmp_path / "run").reused == (True,)
     file.write_text(file.read_text() + "# a better one\n")
-    assert prepare(identified, model, tmp_path / "run").reused == (False,)
+    assert build_stores(identified, model, tmp_path / "run").reused == (False,)
 
 
 def test_the_text_of_a_stream_is_that_of_the_store_row_by_row(
@@ -134,8 +135,8 @@ def test_the_text_of_a_stream_is_that_of_the_store_row_by_row(
 ) -> None:
     """Where nothing is too long; the text depends on neither tokenizer nor length."""
     long = replace(data, max_length=500)
-    (tokens,) = prepare(long, model, tmp_path / "run").stores
-    (text,) = prepare(replace(long, mode="stream"), model, tmp_path / "run").stores
+    (tokens,) = build_stores(long, model, tmp_path / "run").stores
+    (text,) = build_stores(replace(long, mode="stream"), model, tmp_path / "run").stores
     assert (tokens.manifest.kind, text.manifest.kind) == ("tokens", "text")
     assert tokens.manifest.num_pairs == text.manifest.num_pairs == 3
     row_N = np.arange(3)
@@ -144,7 +145,7 @@ def test_the_text_of_a_stream_is_that_of_the_store_row_by_row(
         assert stored.token_L.tolist() == encoded.token_L.tolist()
         assert stored.length_N.tolist() == encoded.length_N.tolist()
     shorter = replace(data, mode="stream")
-    assert prepare(shorter, model, tmp_path / "run").reused == (True,)
+    assert build_stores(shorter, model, tmp_path / "run").reused == (True,)
     assert open_prepared(shorter, tmp_path / "run").stores[0].manifest == text.manifest
 
 
@@ -154,21 +155,21 @@ def test_tokenizers_are_trained_once_where_none_are_given(
 ) -> None:
     lines = [f"{a}{b} {c}{a} {b}{c}" for a in "abcdefg" for b in "hijklm" for c in "nopqrs"]
     data = DataConfig(train=(make_corpus(lines, [line[::-1] for line in lines]),), mode=mode)
-    first = prepare(data, TokenizerConfig(vocab_size=300), tmp_path / "run")
+    first = build_stores(data, TokenizerConfig(vocab_size=300), tmp_path / "run")
     assert first.tokenizers.source.vocab_size == 300
     assert (tmp_path / "run" / "tokenizer.model").read_bytes() == first.tokenizers.source.model_bytes
-    again = prepare(data, TokenizerConfig(vocab_size=300), tmp_path / "run")
+    again = build_stores(data, TokenizerConfig(vocab_size=300), tmp_path / "run")
     assert (again.reused, again.tokenizers.fingerprint) == ((True,), first.tokenizers.fingerprint)
 
 
 def test_what_other_configurations_left_is_named_and_kept(
     data: DataConfig, model: TokenizerConfig, tmp_path: Path
 ) -> None:
-    old = prepare(data, model, tmp_path / "run").stores[0].directory
+    old = build_stores(data, model, tmp_path / "run").stores[0].directory
     unfinished = tmp_path / "run" / "data" / ".parts-other"
     unfinished.mkdir()
     (unfinished / "part").write_bytes(b"1234")
-    found = dict(other_stores(prepare(replace(data, max_length=200), model, tmp_path / "run")))
+    found = dict(other_stores(build_stores(replace(data, max_length=200), model, tmp_path / "run")))
     assert found == {old: sum(file.stat().st_size for file in old.iterdir()), unfinished: 4}
     assert old.exists()
 
@@ -186,7 +187,7 @@ def test_workers_do_not_decide_what_is_in_a_store(
     for part_pairs, workers in ((10_000, 1), (64, 1), (64, 3)):
         monkeypatch.setattr(part_workers, "PART_PAIRS", part_pairs)
         cache = tmp_path / f"cache-{part_pairs}-{workers}"
-        (store,) = prepare(replace(data, cache=str(cache)), model, cache / "run", workers).stores
+        (store,) = build_stores(replace(data, cache=str(cache)), model, cache / "run", workers).stores
         files.append({path.name: path.read_bytes() for path in store.directory.iterdir()})
         assert {path.name for path in cache.iterdir()} == {store.directory.name, "run"}
         assert (store.manifest.num_pairs, store.manifest.rejected["duplicate"]) == (700, 1300)
@@ -200,14 +201,14 @@ def test_a_corpus_without_usable_pairs_is_refused_and_leaves_no_store(
     with pytest.raises(
         UserError, match=r"no pair of the corpus .*corpus\.en can be used: 2 empty source, 1 empty target"
     ):
-        prepare(data, model, tmp_path / "run")
+        build_stores(data, model, tmp_path / "run")
     assert list((tmp_path / "run" / "data").iterdir()) == []
 
 
 def test_bad_text_leaves_no_store(make_corpus: MakeCorpus, model: TokenizerConfig, tmp_path: Path) -> None:
     data = DataConfig(train=(make_corpus(["a"] * 20_000, ["b"] * 20_001),))
     with pytest.raises(UserError, match="20000 lines"):
-        prepare(data, model, tmp_path / "run")
+        build_stores(data, model, tmp_path / "run")
     assert list((tmp_path / "run" / "data").iterdir()) == []
 
 
@@ -218,9 +219,9 @@ def test_text_that_changes_while_it_is_read_is_refused(
         yield from read_pairs(corpus)
         Path(corpus.source or "").write_text("changed\n")
 
-    monkeypatch.setattr(prepare_module, "read_pairs", changing)
+    monkeypatch.setattr(f"{MODULE}.read_pairs", changing)
     with pytest.raises(UserError, match=r"corpus\.en changed while it was read"):
-        prepare(data, model, tmp_path / "run")
+        build_stores(data, model, tmp_path / "run")
     assert list((tmp_path / "run" / "data").iterdir()) == []
 
 
@@ -231,20 +232,20 @@ def test_finished_parts_are_of_one_revision_of_the_corpus(
 ) -> None:  # fmt: skip
     stream = replace(data, mode="stream")
     with monkeypatch.context() as killed:
-        killed.setattr(prepare_module, "source_revision", lambda corpus: "first")
-        killed.setattr(prepare_module, "read_pairs", lambda corpus: iter([(["old"], ["alt"])]))
-        killed.setattr(prepare_module, "assemble", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr(f"{MODULE}.source_revision", lambda corpus: "first")
+        killed.setattr(f"{MODULE}.read_pairs", lambda corpus: iter([(["old"], ["alt"])]))
+        killed.setattr(f"{MODULE}.deduplicate_and_write", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            prepare(stream, model, tmp_path / "run")
-    monkeypatch.setattr(prepare_module, "source_revision", lambda corpus: revision)
-    monkeypatch.setattr(prepare_module, "read_pairs", lambda corpus: iter([(["new"], ["neu"])]))
-    (store,) = prepare(stream, model, tmp_path / "run").stores
+            build_stores(stream, model, tmp_path / "run")
+    monkeypatch.setattr(f"{MODULE}.source_revision", lambda corpus: revision)
+    monkeypatch.setattr(f"{MODULE}.read_pairs", lambda corpus: iter([(["new"], ["neu"])]))
+    (store,) = build_stores(stream, model, tmp_path / "run").stores
     assert store.source.texts(np.array([0])) == [kept]
 
 
 def test_no_training_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"`data\.train` is empty"):
-        prepare(DataConfig(), TokenizerConfig(), tmp_path / "run")
+        build_stores(DataConfig(), TokenizerConfig(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -253,9 +254,9 @@ def test_bad_validation_text_is_found_before_training(
 ) -> None:
     bad = make_corpus(["a", "b"], ["c"], name="dev")
     with pytest.raises(UserError, match=r"dev\.en has 2 lines but .*dev\.de has 1"):
-        prepare(replace(data, valid=(bad,)), model, tmp_path / "run")
+        build_stores(replace(data, valid=(bad,)), model, tmp_path / "run")
     good = make_corpus(["a", "b"], ["c", "d"], name="dev")
-    prepare(replace(data, valid=(good,)), model, tmp_path / "run")
+    build_stores(replace(data, valid=(good,)), model, tmp_path / "run")
     assert len(list((tmp_path / "run" / "data").glob("valid-dev-*.json"))) == 1
 
 
@@ -264,13 +265,13 @@ def test_a_language_identifier_that_is_not_there_is_told(
 ) -> None:
     filters = FilterConfig(language_id=f"{tmp_path}/nowhere.py:f", languages=("en", "de"))
     with pytest.raises(UserError, match=r"`data\.filters\.language_id` is .*nowhere\.py cannot be imported"):
-        prepare(replace(data, filters=filters), model, tmp_path / "run")
+        build_stores(replace(data, filters=filters), model, tmp_path / "run")
 
 
 def test_what_others_work_on_or_remove_is_not_named(
     data: DataConfig, model: TokenizerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared = prepare(data, model, tmp_path / "run")
+    prepared = build_stores(data, model, tmp_path / "run")
     cache = prepared.stores[0].directory.parent
     (cache / ".tmp-other").mkdir()
     with working_folder(cache / ".parts-other"):
@@ -288,11 +289,11 @@ def test_what_others_work_on_or_remove_is_not_named(
 def test_parts_that_a_kill_left_beside_the_finished_store_are_removed(
     data: DataConfig, model: TokenizerConfig, tmp_path: Path
 ) -> None:
-    directory = prepare(data, model, tmp_path / "run").stores[0].directory
+    directory = build_stores(data, model, tmp_path / "run").stores[0].directory
     left = directory.with_name(f".parts-{directory.name}")
     left.mkdir()
     (left / "part-000000.npz").touch()
-    assert prepare(data, model, tmp_path / "run").reused == (True,)
+    assert build_stores(data, model, tmp_path / "run").reused == (True,)
     assert not left.exists()
 
 
@@ -300,14 +301,14 @@ def test_text_that_is_all_too_long_is_refused_before_training(
     data: DataConfig, model: TokenizerConfig, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"`data\.train\.0` \(corpus\) cannot be used: 3 pairs .* are all longer than"):
-        prepare(replace(data, mode="stream", max_length=2), model, tmp_path / "run")
+        build_stores(replace(data, mode="stream", max_length=2), model, tmp_path / "run")
 
 
 def test_a_store_with_a_changed_byte_is_told_with_the_remedy(
     data: DataConfig, model: TokenizerConfig, tmp_path: Path
 ) -> None:
-    prepare(data, model, tmp_path / "run")
-    again = prepare(data, model, tmp_path / "run")
+    build_stores(data, model, tmp_path / "run")
+    again = build_stores(data, model, tmp_path / "run")
     verify(again)
     file = again.stores[0].directory / "target.items"
     file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])

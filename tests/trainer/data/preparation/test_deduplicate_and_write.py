@@ -5,9 +5,9 @@ import pytest
 from numpy.typing import NDArray
 
 from trainer.data.config import FilterConfig
-from trainer.data.preparation.assembly import assemble, counts_by_reason, find_repeats
+from trainer.data.preparation.deduplicate_and_write import counts_by_reason, deduplicate_and_write, find_repeats
 from trainer.data.preparation.filters import PairFilter
-from trainer.data.preparation.parts import PartFile, PartMaker
+from trainer.data.preparation.raw_parts import PartFile, PartMaker
 from trainer.data.stores.store import TEXT_DTYPE, Store, writing_store
 from trainer.data.text.sentences import Side
 
@@ -60,7 +60,7 @@ def texts(source: Side, target: Side) -> list[list[str]]:
 @pytest.mark.parametrize("drop_duplicates", [True, False])
 def test_the_first_of_equal_pairs_stays(parts: list[PartFile], tmp_path: Path, drop_duplicates: bool) -> None:
     with writing_store(tmp_path / "store", TEXT_DTYPE) as writer:
-        rejected, examples = counts_by_reason(assemble(parts, drop_duplicates, texts, writer))
+        rejected, examples = counts_by_reason(deduplicate_and_write(parts, drop_duplicates, texts, writer))
         writer.finish("name", "fingerprint", rejected, examples)
     store = Store.open(tmp_path / "store")
     assert store is not None
