@@ -13,7 +13,7 @@ IDIOMS = {
     r"anew": "again",
     r"so many": "a number",
     r"whoever": "the user, or who it is",
-    r"(?:is|are|was|were|be|been|being) told": "is reported, or who gets the message",
+    r"(?:is|are|was|were|be|been|being) told(?! apart)": "is reported, or who gets the message",
     r"tells|telling": "says, reports, shows",
     r"(?:go|goes|went|going) on": "resumes, continues",
     r"where there (?:is|are|was)": "if there is",

@@ -4,7 +4,7 @@
 
 One small run under `dragoman train`. Each round starts it by the same command and sends SIGKILL to one rank, to all
 ranks or to the launcher: every other round inside a save, else anywhere from the start on. After each round, everything
-must end by itself; each start must go on from the newest checkpoint published before it, and find none damaged. At the
+must end by itself; each start must resume from the newest checkpoint published before it, and find none damaged. At the
 end the run is brought to its last step and every loss compared with those of an undisturbed run of as many steps: bit
 for bit.
 
@@ -55,8 +55,9 @@ CONFIGURATION: dict[str, Any] = {
 class Round:
     """One start and its kill.
 
-    `resumed` is where the start went on from (-1: from nothing; None: it was killed before). After the kill, `step` is
-    the last one recorded, `newest` the newest checkpoint (-1: none), and `torn` says that it left one unpublished.
+    `resumed` is the step that the start resumed from (-1: from nothing; None: it was killed before). After the kill,
+    `step` is the last one recorded, `newest` the newest checkpoint (-1: none), and `torn` says that it left one
+    unpublished.
     """
 
     target: str
@@ -135,7 +136,7 @@ class Chaos:
             os.killpg(process.pid, signal.SIGKILL)
             for worker in filter(_is_alive, workers):
                 worker.kill()
-            return "something went on living"
+            return "something was still alive"
         return ""
 
     def finish(self) -> tuple[int, list[str]]:
@@ -174,7 +175,7 @@ def last_step(run: Path) -> int:
 
 
 def _resumed(log: str) -> int | None:
-    """Where a start went on from; None where it was killed before it said so."""
+    """The step that a start resumed from, or None if it was killed before it printed that."""
     found = re.search(r"resumed from step ([\d,]+)", log)
     if found:
         return int(found[1].replace(",", ""))
@@ -185,7 +186,7 @@ def _problem_of_start(log: str, newest: int) -> str:
     if "damaged" in log:
         return "a checkpoint was called damaged"
     resumed = _resumed(log)
-    return "" if resumed in (None, newest) else f"went on from {resumed} instead of {newest}"
+    return "" if resumed in (None, newest) else f"resumed from {resumed} instead of {newest}"
 
 
 def _workers(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:

@@ -49,7 +49,7 @@ def seconds_of(action: object) -> float:
 
 def growth_of(action: object) -> float:
     """Bytes by which an action raises this process's resident memory at most, files mapped into it included."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is resident now
     before = _peak_resident()
     action()  # type: ignore[operator]
     return _peak_resident() - before
@@ -62,7 +62,7 @@ def _peak_resident() -> int:
 
 def plain_copy(fragments: list[Fragment]) -> float:
     size = 3 * sum(fragment.length for fragment in fragments)
-    # Ones: untouched zeros all lie in one page of memory, which no real copy finds.
+    # Ones: untouched zeros share one page of memory, which no real copy finds.
     device = fragments[0].weight.device
     source, target = torch.ones(size, device=device), torch.ones(size, pin_memory=device.type == "cuda")
     return statistics.median(seconds_of(lambda: target.copy_(source)) for _ in range(3))

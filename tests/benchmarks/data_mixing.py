@@ -3,8 +3,8 @@
     python tests/benchmarks/data_mixing.py [--pairs N] [--lanes N]
 
 reads no text: it computes at which place of the first pass each pair comes, and prints one JSON object. Of neighbours
-in the corpus it tells how far apart they come (as a share of the pass), how many come within a hundredth of the pass of
-each other, and how many within a window's worth of pairs; then how the places in corpus and pass correlate.
+in the corpus it prints how far apart they come (as a share of the pass), how many come within a hundredth of the pass
+of each other, and how many within a window's worth of pairs; then how the places in corpus and pass correlate.
 """
 
 import argparse

@@ -2,10 +2,11 @@
 
     python tests/benchmarks/data_speed.py --data DIR [--work DIR] [--memory PAIRS]
 
-reads every DIR/**/NAME.en.gz beside which NAME.de.gz lies, prepares it with a BPE and with a unigram model, and prints
-one JSON object. Tokens are source plus target tokens without filler. The feed is timed on one thread, past the one that
-works ahead, also in seconds of processor time, which a busy machine does not stretch (of this process and, in stream
-mode, of its workers). `--work` keeps what is prepared. `--memory` adds the memory after so many streamed pairs.
+reads every DIR/**/NAME.en.gz that has a NAME.de.gz next to it, prepares it with a BPE and with a unigram model, and
+prints one JSON object. Tokens are source plus target tokens without filler. The feed is timed on one thread, past the
+one that works ahead, also in seconds of processor time, which a busy machine does not stretch (of this process and, in
+stream mode, of its workers). `--work` keeps what is prepared. `--memory` adds the memory after this many streamed
+pairs.
 
 For comparison it times what a user of plain `datasets` would write: streaming, `.shuffle`, `.map` with the tokenizer.
 """
@@ -142,7 +143,7 @@ def time_datasets(data: DataConfig, prepared: "Prepared", seconds: float) -> dic
 
 
 def large_store(prepared: "Prepared", directory: Path, num_pairs: int) -> "Store":
-    """One corpus of so many pairs: those of the prepared stores, again and again."""
+    """One corpus of that many pairs: those of the prepared stores, again and again."""
     from trainer.data.stores.store import Store, writing_store
     from trainer.data.text.sentences import Side
 
@@ -199,7 +200,7 @@ def forget(store: "Store") -> None:
 
 
 def measure_memory(prepared: "Prepared", data: DataConfig, num_pairs: int) -> dict[str, Any]:
-    """MB of this process and its workers while so many pairs are streamed; `anonymous` leaves mapped files out, which
+    """MB of this process and its workers while that many pairs are streamed; `anonymous` leaves mapped files out, which
     the processes share with each other and with the system's cache."""
     reports: list[dict[str, int]] = []
     with closing(feed(prepared, data)) as training_data:

@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.preparation_speed --data DIR --tokenizer MODEL [--pairs N]
 
-reads every DIR/**/NAME.en.gz beside which NAME.de.gz lies, again and again up to N pairs, and prints one JSON object.
-One process reads the text for the tokenizer's sample (`sample`), then once more, handing parts to the workers (`read`);
-each worker filters and encodes (`tokens`, or `text` in stream mode) and writes; one process puts the parts together
-(`write`). So a preparation takes about 1/sample + max(1/read, 1/(workers · tokens)) + 1/write seconds a pair, and
-the training of the tokenizer.
+reads every DIR/**/NAME.en.gz that has a NAME.de.gz next to it, again and again up to N pairs, and prints one JSON
+object. One process reads the text for the tokenizer's sample (`sample`), then once more, handing parts to the workers
+(`read`); each worker filters and encodes (`tokens`, or `text` in stream mode) and writes; one process puts the parts
+together (`write`). So a preparation takes about 1/sample + max(1/read, 1/(workers · tokens)) + 1/write seconds per
+pair, and the training of the tokenizer.
 """
 
 import argparse
