@@ -18,6 +18,8 @@ from trainer.data.text.tokenizer import SpecialIds
 from trainer.engine import create_engine
 from trainer.engine.base import FRAGMENT_KINDS, Engine
 from trainer.engine.config import EngineConfig, OptimizerConfig
+from trainer.engine.device import choose_device
+from trainer.engine.process_group import ProcessGroup
 from trainer.reporting.metrics_file import read_metrics
 from trainer.training.loop import training_loss
 
@@ -59,7 +61,9 @@ def test_the_variable_length_kernel_agrees_with_padded_attention() -> None:
 
 def _engine_and_batches() -> tuple[Engine, list[MicroBatch]]:
     torch.manual_seed(1)
-    engine = create_engine(Transformer(SIZES, 100, pad_id=0), EngineConfig(kind="ddp"), OptimizerConfig())
+    config = EngineConfig(kind="ddp")
+    processes = ProcessGroup(choose_device("auto"), config)
+    engine = create_engine(Transformer(SIZES, 100, pad_id=0), processes, config, OptimizerConfig())
     length_N = np.full(400, 40)
     side, places = Side(np.full(length_N.sum(), 5), length_N), np.zeros(400, int)
     return engine, [MicroBatch(pack(side, side, SpecialIds(0, 0, 2)), 0, 0, 1, (places, places))]

@@ -20,8 +20,9 @@ from trainer.data.text.tokenizer import TokenizerPair
 from trainer.engine import create_engine
 from trainer.engine.base import Engine
 from trainer.engine.config import EngineConfig
+from trainer.engine.device import choose_device
 from trainer.engine.launcher_environment import check_launcher
-from trainer.engine.process_group import ProcessGroup, choose_device, rank_and_world_size
+from trainer.engine.process_group import ProcessGroup, rank_and_world_size
 from trainer.errors import OutOfMemory, UserError, error_line
 from trainer.inference.model_directory import build_model
 from trainer.reporting.background_tracker import BackgroundTracker, Trackers
@@ -55,7 +56,7 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> StopR
     check_launcher(config.engine, device.type)
     if config.tracking.tensorboard:
         require_tensorboard()
-    processes = ProcessGroup(device, config.engine.timeout_minutes, required=config.engine.kind != "ddp")
+    processes = ProcessGroup(device, config.engine)
     prepared = processes.while_the_others_wait(lambda: prepare(config))
     prepared = prepared or open_prepared(config.data, config.run.directory)
     stop = StopRequest().install()  # until here there is nothing to save, and a signal ends the process
@@ -69,7 +70,7 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> StopR
     ):
         state = RunState(directory, rank, world_size, config.run.max_steps)
         try:
-            reason = _train(config, prepared, data, stop, _Signs(watchdog, state, log))
+            reason = _train(config, processes, prepared, data, stop, _Signs(watchdog, state, log))
         except BaseException as error:
             state.failed(watchdog.step, error)
             if isinstance(error, OutOfMemory):
@@ -88,10 +89,12 @@ class _Signs:
     log: RankLog
 
 
-def _train(config: Config, prepared: Prepared, data: TrainingData, stop: StopRequest, signs: _Signs) -> StopReason:
+def _train(
+    config: Config, processes: ProcessGroup, prepared: Prepared, data: TrainingData, stop: StopRequest, signs: _Signs
+) -> StopReason:
     model = initial_model(config, prepared.tokenizers)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    engine = create_engine(model, config.engine, config.optimizer)
+    engine = create_engine(model, processes, config.engine, config.optimizer)
     resumed = newest_verified(engine, Path(config.run.directory))
     progress = _restored(resumed, config, engine, data, prepared.tokenizers) if resumed else Progress()
     reporter = _reporter(config, engine, prepared, progress.step, num_parameters, signs.log)

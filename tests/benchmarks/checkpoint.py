@@ -26,6 +26,8 @@ from trainer.configuration.sections import CheckpointConfig
 from trainer.engine import create_engine
 from trainer.engine.base import Engine, Fragment
 from trainer.engine.config import EngineConfig, OptimizerConfig
+from trainer.engine.device import choose_device
+from trainer.engine.process_group import ProcessGroup
 from trainer.run_directory.layout import checkpoint_name
 
 VOCAB_SIZE = 37_000
@@ -116,7 +118,8 @@ def main() -> None:
     arguments = parser.parse_args()
     config = EngineConfig(kind=arguments.kind, precision="fp32")
     model = Transformer(ModelConfig(**PRESETS[arguments.preset]), VOCAB_SIZE, pad_id=0)
-    engine = create_engine(model, config, OptimizerConfig())
+    processes = ProcessGroup(choose_device(config.device), config)
+    engine = create_engine(model, processes, config, OptimizerConfig())
     engine.load_fragments(_Untrained())
     with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
         place = engine.gather(directory)[0]
@@ -124,6 +127,7 @@ def main() -> None:
     if engine.rank == 0:
         print(json.dumps(vars(arguments) | {"directory": None, "world_size": engine.world_size} | report))
     engine.close()
+    processes.leave()
 
 
 if __name__ == "__main__":

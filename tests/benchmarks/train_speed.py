@@ -35,6 +35,8 @@ from trainer.data.preparation.build_stores import Prepared, build_stores
 from trainer.engine import create_engine
 from trainer.engine.base import Engine
 from trainer.engine.config import EngineConfig, OptimizerConfig
+from trainer.engine.device import choose_device
+from trainer.engine.process_group import ProcessGroup
 from trainer.reporting.model_flops import peak_flops, step_flops
 from trainer.run import initial_model, training_data
 from trainer.training.loop import training_loss
@@ -184,7 +186,8 @@ def main() -> None:
         config = configuration(arguments, directory)
         Path(directory).mkdir(exist_ok=True)
         prepared = build_stores(config.data, config.tokenizer, directory)
-        engine = create_engine(initial_model(config, prepared.tokenizers), config.engine, config.optimizer)
+        processes = ProcessGroup(choose_device(config.engine.device), config.engine)
+        engine = create_engine(initial_model(config, prepared.tokenizers), processes, config.engine, config.optimizer)
         data = training_data(config, prepared, Partition(engine.rank, engine.world_size), engine.device)
         vocab_size = prepared.tokenizers.target.vocab_size
         window, loss, total = measure(config, engine, data, vocab_size, (arguments.warm, arguments.tokens))
@@ -196,6 +199,7 @@ def main() -> None:
         print(json.dumps(line), file=sys.stdout, flush=True)
         data.close()
         engine.close()
+        processes.leave()
 
 
 if __name__ == "__main__":

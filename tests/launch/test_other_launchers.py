@@ -98,7 +98,7 @@ def test_an_engine_that_accelerate_was_not_told_is_refused(launches: Launches) -
         command, env=launches.environment, cwd=launches.runs.folder, capture_output=True, text=True, check=False
     )
     assert ended.returncode != 0
-    assert "was told to use DeepSpeed's ZeRO stage 2, but `engine.kind` is ddp" in ended.stderr
+    assert "asks for DeepSpeed's ZeRO stage 2, but `engine.kind` is ddp" in ended.stderr
     assert not (launches.runs.folder / "refused").exists()
 
 

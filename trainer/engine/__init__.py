@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a configuration (trainer.engine.config) does without it
+if TYPE_CHECKING:  # torch takes seconds to import, and trainer.engine.config works without it
     from torch import nn
 
     from trainer.engine.base import Engine
     from trainer.engine.config import EngineConfig, OptimizerConfig
+    from trainer.engine.process_group import ProcessGroup
 
 
-def create_engine(model: nn.Module, engine: EngineConfig, optimizer: OptimizerConfig) -> Engine:
-    """Joins the other processes and spreads `model` (in host memory, the same on every rank) over them."""
-    # Either library takes seconds to import, so only the one in use is.
+def create_engine(
+    model: nn.Module, processes: ProcessGroup, engine: EngineConfig, optimizer: OptimizerConfig
+) -> Engine:
+    """Spreads `model` (in host memory, the same on every rank) over `processes`, which stay the caller's to leave."""
+    # Each of the libraries takes seconds to import, so only the one in use is imported.
     if engine.kind == "ddp":
         from trainer.engine.accelerate_engine import AccelerateEngine
 
-        return AccelerateEngine(model, engine, optimizer)
+        return AccelerateEngine(model, processes, engine, optimizer)
     from trainer.engine.deepspeed_engine import DeepSpeedEngine
 
-    return DeepSpeedEngine(model, engine, optimizer)
+    return DeepSpeedEngine(model, processes, engine, optimizer)

@@ -11,40 +11,41 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from trainer.engine.accumulation import AccumulatingEngine
 from trainer.engine.base import FragmentReader
 from trainer.engine.config import EngineConfig, OptimizerConfig
-from trainer.engine.fragments import Slice, write_slices
 from trainer.engine.optimizer import build_optimizer
-from trainer.engine.process_group import ProcessGroup, choose_device
+from trainer.engine.optimizer_step import SteppingEngine
+from trainer.engine.process_group import ProcessGroup
+from trainer.engine.slices import Slice, write_slices
 
 
-class AccelerateEngine(AccumulatingEngine):
-    """Every rank holds the fp32 weights and moments whole and saves an equal part of each parameter.
+class AccelerateEngine(SteppingEngine):
+    """Every rank holds the whole fp32 weights and moments, and saves an equal part of each parameter.
 
-    `model` lies in host memory; rank 0's weights count. Precision is the model's business: it casts explicitly, so
+    `model` is in host memory; all ranks start from rank 0's weights. The model casts to its precision itself, so
     mixed precision is switched off here.
     """
 
-    def __init__(self, model: nn.Module, config: EngineConfig, optimizer: OptimizerConfig) -> None:
+    def __init__(
+        self, model: nn.Module, processes: ProcessGroup, config: EngineConfig, optimizer: OptimizerConfig
+    ) -> None:
         assert config.kind == "ddp"
-        device = choose_device(config.device)
-        super().__init__(ProcessGroup(device, config.timeout_minutes), device)
+        super().__init__(processes)
         self._accelerator = Accelerator(
             mixed_precision="no",
             gradient_accumulation_steps=1,
-            cpu=device.type == "cpu",
+            cpu=self.device.type == "cpu",
             dynamo_backend="no",
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
         )
         self._check_accelerator()
-        self._plain_model = model.to(device)
+        self._plain_model = model.to(self.device)
         self._adamw = build_optimizer(model, optimizer)
         self._replica = self._replicate(model) if self.world_size > 1 else model
         self._max_norm = optimizer.clip or inf
 
     def _check_accelerator(self) -> None:
-        """Accelerate falls back to fewer processes, or to another engine from its environment, without a word."""
+        """Accelerate may run fewer processes, or another engine that its environment names, without saying so."""
         found = (self._accelerator.process_index, self._accelerator.num_processes)
         assert found == (self.rank, self.world_size), f"Accelerate runs as rank {found[0]} of {found[1]}"
         allowed = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -71,12 +72,15 @@ class AccelerateEngine(AccumulatingEngine):
     def _backward(self, loss: Tensor) -> None:
         self._accelerator.backward(loss)
 
-    def _must_split(self, failed: bool) -> bool:
-        """Each rank for itself: they meet in the backward of the step's last part, whatever came before it."""
-        return failed
+    def _agree_to_split(self, out_of_memory: bool) -> bool:
+        """Each rank decides alone: ranks meet only in the backward of the step's last pass, after however many."""
+        return out_of_memory
+
+    def _agree_to_give_up(self, single_sentence: bool) -> bool:
+        return single_sentence
 
     def _update(self, lr: float) -> float:
-        """Ranks agree on skipping because they see the same reduced gradients: a NaN on one is a NaN on all."""
+        """See `SteppingEngine._update`. Ranks see the same reduced gradients: a NaN on one rank is a NaN on all."""
         for group in self._adamw.param_groups:
             group["lr"] = lr
         norm = self._accelerator.clip_grad_norm_(self._plain_model.parameters(), self._max_norm)
@@ -95,7 +99,7 @@ class AccelerateEngine(AccumulatingEngine):
         return Slice(name, start, end - start, parameter, start)
 
     def load_fragments(self, reader: FragmentReader) -> None:
-        """See `Engine.load_fragments`. Every rank reads everything: replicas are whole."""
+        """See `Engine.load_fragments`. Every rank reads all of it, since every rank has a whole replica."""
         wholes = [self._slice(name, p, 0, 1) for name, p in self._plain_model.named_parameters()]
         write_slices(wholes, self._adamw, reader)
         self.num_updates = reader.num_updates
@@ -103,3 +107,6 @@ class AccelerateEngine(AccumulatingEngine):
     def full_weights(self) -> dict[str, Tensor]:
         """See `Engine.full_weights`. Exact copies; no communication."""
         return {name: p.detach().clone() for name, p in self._plain_model.named_parameters()}
+
+    def close(self) -> None:
+        """See `Engine.close`. Accelerate keeps nothing to end."""

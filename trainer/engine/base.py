@@ -1,4 +1,4 @@
-"""The engine seam: what the loop may ask of parallel training, and nothing more.
+"""The engine seam: everything that the training loop may ask of parallel training.
 
 The law: for the same micro-batches every engine makes the same update as one process that holds them all. So a loss
 function returns sums over tokens; the engine counts the target tokens of the step over all ranks first and scales
@@ -17,13 +17,13 @@ FRAGMENT_KINDS: tuple[FragmentKind, ...] = ("weight", "exp_avg", "exp_avg_sq")
 
 
 class MicroBatch(Protocol):
-    """What the engine needs to know of a micro-batch."""
+    """What the engine needs to know about a micro-batch."""
 
     @property
     def num_target_tokens(self) -> int: ...
 
     def parts(self, number: int) -> "Sequence[MicroBatch]":
-        """The same sentences in so many micro-batches. Raises ValueError where there are fewer sentences."""
+        """The same sentences in `number` micro-batches. Raises ValueError if it has fewer sentences."""
 
 
 class LossSums(NamedTuple):
@@ -40,9 +40,9 @@ LossFunction = Callable[[nn.Module, Any], LossSums]
 class StepResult:
     """One optimizer step over all ranks; `loss` and `nll` are means per target token.
 
-    `grad_norm` is the global norm before clipping. `skipped` is true on every rank where the gradients of any rank
-    were not finite or the loss was above the bound: weights and moments are then untouched. `num_splits` counts the
-    micro-batches, over all ranks, that found no memory as a whole and were computed in two parts, and the parts alike.
+    `grad_norm` is the global norm before clipping. `skipped` is true on every rank if the gradients of any rank were
+    not finite or the loss was above its bound; weights and moments are then unchanged. `num_splits` counts, over all
+    ranks, how often a micro-batch, or a part of one, ran out of memory and was computed in two halves instead.
     """
 
     loss: float
@@ -72,7 +72,7 @@ class Fragment:
 
 
 class FragmentReader(Protocol):
-    """Reads pieces of a saved state, whatever ranks and engine wrote it."""
+    """Reads pieces of a saved state, whichever engine wrote it on any number of ranks."""
 
     @property
     def num_updates(self) -> int:
@@ -83,7 +83,7 @@ class FragmentReader(Protocol):
 
 
 class Engine(Protocol):
-    """One rank's handle on the training of one model by all ranks. Every method is a collective unless it says no."""
+    """One rank's handle on the training of one model by all ranks. Methods are collectives unless stated otherwise."""
 
     rank: int
     world_size: int
@@ -93,15 +93,16 @@ class Engine(Protocol):
     def step(
         self, micro_batches: Sequence[MicroBatch], loss_fn: LossFunction, lr: float, max_loss: float | None = None
     ) -> StepResult:
-        """One optimizer step from this rank's micro-batches (as many on every rank), skipped above `max_loss`.
+        """Makes one optimizer step from this rank's micro-batches; every rank gives equally many.
 
-        Raises OutOfMemory, on the rank that has too little, where the step cannot be made in parts.
+        Skips the step if its loss per target token, over all ranks, is above `max_loss`. Raises OutOfMemory on the rank
+        that runs out of memory if the step cannot be made in smaller parts.
         """
 
     def rehearse(self, micro_batches: Sequence[MicroBatch], loss_fn: LossFunction) -> None:
-        """A step that changes nothing but takes the memory that steps take; to be called before the first one.
+        """Takes the memory that a step takes, without changing weights or moments. Call it before the first step.
 
-        Raises OutOfMemory, on the rank that has too little.
+        Raises OutOfMemory on the rank that runs out of memory.
         """
 
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -111,19 +112,19 @@ class Engine(Protocol):
         """Whether the flag is set on any rank."""
 
     def gather(self, value: Any) -> list[Any]:
-        """One JSON-able value from every rank, by rank, on every rank."""
+        """The values of all ranks, by rank, on every rank. A value is whatever JSON can hold."""
 
     def fragments(self) -> Iterator[Fragment]:
-        """This rank's share of weights and moments; not a collective."""
+        """This rank's share of weights and moments. Not a collective."""
 
     def load_fragments(self, reader: FragmentReader) -> None:
-        """Takes weights, moments and the update count from a saved state."""
+        """Replaces weights, moments and the update count by a saved state's."""
 
     def full_weights(self) -> dict[str, Tensor]:
-        """Detached fp32 copies of all weights by parameter name, whole, on every rank, on `device`."""
+        """Detached fp32 copies of all whole weights by parameter name, on every rank, on `device`."""
 
     def peak_memory(self) -> int:
-        """Bytes: the most this process has held (device memory on CUDA, resident memory elsewhere); no collective."""
+        """Bytes: the most this process has held (device memory on CUDA, else resident memory). Not a collective."""
 
     def close(self) -> None:
-        """Leaves the process group."""
+        """Ends the library's use of the processes. Not a collective."""

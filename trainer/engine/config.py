@@ -30,7 +30,7 @@ class EngineConfig:
 
     `activation_checkpointing`: `none`, `full`, or an integer n: every n-th layer keeps only its input.
     `offload`: where ZeRO keeps the optimizer's state. `timeout_minutes` bounds every collective.
-    `device`: `auto` takes CUDA where there is one.
+    `device`: `auto` takes CUDA if torch finds a device.
     """
 
     kind: Literal["ddp", "zero1", "zero2", "zero3"] = "ddp"

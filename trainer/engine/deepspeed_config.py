@@ -25,13 +25,13 @@ STAGE3_MEMORY: dict[str, Any] = {
 
 
 def deepspeed_config(engine: EngineConfig, optimizer: OptimizerConfig) -> dict[str, Any]:
-    """Every setting that our step depends on, in full: DeepSpeed's defaults change between releases.
+    """Returns every setting that our step depends on, since DeepSpeed's defaults change between releases.
 
-    Accumulation is ours ("unmanaged"): DeepSpeed sees one micro-batch of unknown size per backward and an update where
-    we ask for it. Gradients are accumulated and reduced in fp32 whatever the precision of the parameters.
+    Accumulation is ours ("unmanaged"): DeepSpeed sees one micro-batch of unknown size per backward, and updates when
+    we call its step. Gradients are accumulated and reduced in fp32 whatever the precision of the parameters.
     """
     return {
-        "train_micro_batch_size_per_gpu": 1,  # has to be there and means nothing with packed batches
+        "train_micro_batch_size_per_gpu": 1,  # required, but without meaning for packed batches
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_clipping": optimizer.clip,

@@ -1,4 +1,4 @@
-"""ZeRO 1, 2 and 3 with optional offload of the optimizer's state, by DeepSpeed."""
+"""ZeRO stages 1, 2 and 3, with optional offload of the optimizer's state, by DeepSpeed."""
 
 import os
 import warnings
@@ -12,45 +12,46 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.engine.accumulation import AccumulatingEngine
 from trainer.engine.base import FragmentReader
 from trainer.engine.config import EngineConfig, OptimizerConfig
 from trainer.engine.deepspeed_config import STAGES, deepspeed_config
-from trainer.engine.fragments import Slice, write_slices
 from trainer.engine.optimizer import build_optimizer
-from trainer.engine.process_group import ProcessGroup, choose_device
+from trainer.engine.optimizer_step import SteppingEngine
+from trainer.engine.process_group import ProcessGroup
+from trainer.engine.slices import Slice, write_slices
 
 
-class DeepSpeedEngine(AccumulatingEngine):
+class DeepSpeedEngine(SteppingEngine):
     """Every rank holds a part of the fp32 weights and moments and saves exactly that part.
 
-    Under bf16 the parameters themselves are bf16 and the fp32 weights exist only as those parts. `model` lies in host
-    memory; rank 0's weights count.
+    Under bf16 the parameters themselves are bf16, and only these parts are fp32. `model` is in host memory; all ranks
+    start from rank 0's weights.
     """
 
-    def __init__(self, model: nn.Module, config: EngineConfig, optimizer: OptimizerConfig) -> None:
-        device = choose_device(config.device)
-        super().__init__(ProcessGroup(device, config.timeout_minutes, required=True), device)
+    def __init__(
+        self, model: nn.Module, processes: ProcessGroup, config: EngineConfig, optimizer: OptimizerConfig
+    ) -> None:
+        super().__init__(processes)
         for parameter in model.parameters():
             self._processes.broadcast_host_tensor(parameter.data)
         self._shapes = {name: p.shape for name, p in model.named_parameters()}
         original = {name: p.detach() for name, p in model.named_parameters()}
         adamw = build_optimizer(model, optimizer)
-        deepspeed = _import_deepspeed(device)
-        with redirect_stdout(StringIO()):  # it prints the memory in use again and again
+        deepspeed = _import_deepspeed(self.device)
+        with redirect_stdout(StringIO()):  # it prints the memory in use several times
             self._engine, *_ = deepspeed.initialize(
                 model=model, optimizer=adamw, config=deepspeed_config(config, optimizer)
             )
         self._zero: Any = self._engine.optimizer
         self._stage = STAGES[config.kind]
         self._offloads = config.offload != "none"
-        # Stage 3 gathers weights in each forward, in which a rank that fails leaves the others waiting.
+        # Stage 3 gathers weights in each forward: a rank that fails in one leaves the others waiting in it.
         self._may_split = self._stage < 3
         self._check_engine(config, optimizer)
         self._restore_precision(original)
 
     def _check_engine(self, config: EngineConfig, optimizer: OptimizerConfig) -> None:
-        """What runs is what was asked for, whatever DeepSpeed read from its environment."""
+        """Asserts that DeepSpeed runs what was asked for, whatever its environment says."""
         engine, zero = self._engine, self._zero
         assert engine.zero_optimization_stage() == self._stage, (
             f"DeepSpeed runs stage {engine.zero_optimization_stage()}"
@@ -86,9 +87,12 @@ class DeepSpeedEngine(AccumulatingEngine):
     def _backward(self, loss: Tensor) -> None:
         self._engine.backward(loss, scale_wrt_gas=False)
 
-    def _must_split(self, failed: bool) -> bool:
-        """All ranks or none, because each backward reduces gradients. Stage 3 never comes so far."""
-        return self._may_split and self.any(failed)
+    def _agree_to_split(self, out_of_memory: bool) -> bool:
+        """All ranks or none, because each backward reduces gradients. A stage that may not split does not ask."""
+        return self._may_split and self.any(out_of_memory)
+
+    def _agree_to_give_up(self, single_sentence: bool) -> bool:
+        return self.any(single_sentence)
 
     def _update(self, lr: float) -> float:
         for group in self._zero.param_groups:
@@ -107,7 +111,7 @@ class DeepSpeedEngine(AccumulatingEngine):
         return [piece for piece in found if piece is not None]
 
     def _slice_of_partition(self, name: str, parameter: Any) -> Slice | None:
-        """Stages 1 and 2 cut the concatenation of a parameter group into equal parts, one a rank."""
+        """Stages 1 and 2 cut the concatenated parameters of a group into equal parts, one per rank."""
         mapping = parameter._hp_mapping
         if mapping is None:
             return None
@@ -116,7 +120,7 @@ class DeepSpeedEngine(AccumulatingEngine):
         return Slice(name, here.start, here.numel, master, there.start)
 
     def _slice_of_stage3(self, name: str, parameter: Any) -> Slice | None:
-        """Stage 3 cuts every parameter into equal parts, one a rank; the last ones may be padding in part or whole."""
+        """Stage 3 cuts every parameter into equal parts, one per rank; the last may be padding, in part or whole."""
         group, start, numel = self._zero.grad_position[self._zero.get_param_id(parameter)]
         offset = self.rank * numel
         length = min(numel, parameter.ds_numel - offset)
@@ -131,7 +135,7 @@ class DeepSpeedEngine(AccumulatingEngine):
         self.num_updates = reader.num_updates
 
     def _refresh_parameters(self) -> None:
-        """Makes the parameters that the model computes with from the fp32 masters."""
+        """Copies the fp32 masters into the parameters that the model computes with."""
         if self._stage < 3:
             self._zero.update_lp_params()
             return
@@ -142,7 +146,7 @@ class DeepSpeedEngine(AccumulatingEngine):
             self._zero.persistent_parameters[0].all_gather(self._zero.persistent_parameters)
 
     def full_weights(self) -> dict[str, Tensor]:
-        """See `Engine.full_weights`. Summed up from the ranks' fp32 masters, hence exact under bf16 too."""
+        """See `Engine.full_weights`. The sum of all ranks' fp32 masters, hence exact under bf16 too."""
         weights = {name: torch.zeros(shape, device=self.device) for name, shape in self._shapes.items()}
         for piece in self._slices():
             flat = weights[piece.name].view(-1)
@@ -155,22 +159,21 @@ class DeepSpeedEngine(AccumulatingEngine):
         self._engine.destroy()
         from deepspeed.utils import groups
 
-        # DeepSpeed would use the group that is destroyed now for the next engine of this process.
+        # Otherwise the next engine of this process would use groups that may be destroyed by then.
         groups._release_process_group_references(group=None)
-        super().close()
 
 
 def _import_deepspeed(device: torch.device) -> ModuleType:
-    """DeepSpeed, told before its import which device to take."""
-    os.environ.setdefault("LOCAL_RANK", "0")  # it insists, even where one process runs without a launcher
+    """Imports DeepSpeed, which reads from the environment, at its import, which device to use."""
+    os.environ.setdefault("LOCAL_RANK", "0")  # required even if one process runs without a launcher
     os.environ["DS_ACCELERATOR"] = device.type
     if device.type == "cpu":
         os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    # Its collectives go by names that torch 2.13 deprecates.
+    # It calls collectives by names that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", message=".*(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated")
     import deepspeed
 
-    # It logs to standard output, which belongs to results; a skipped step is told by `StepResult`.
+    # It logs to standard output, which is for results. `StepResult` reports a skipped step.
     deepspeed.logger.setLevel("ERROR")
     # On the CPU DeepSpeed would compile a shared-memory collective at start-up, and die without a C++ compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -1,4 +1,4 @@
-"""The optimizer that every engine steps."""
+"""The optimizer of every engine."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from trainer.engine.config import OptimizerConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Fused AdamW with decay on matrices only: biases and norms (fewer than two axes) do not decay.
+    """Returns fused AdamW with weight decay on matrices only: biases and norms (fewer than two axes) do not decay.
 
     The learning rate starts at 0; the engine sets it before every update.
     """

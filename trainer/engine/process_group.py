@@ -1,7 +1,7 @@
-"""Joining the processes that a launcher started, and every collective on small host values.
+"""The processes that a launcher started, and every collective on small host values.
 
-torchrun, `accelerate launch` and `deepspeed` all describe the processes by RANK, WORLD_SIZE, LOCAL_RANK and MASTER_*;
-without them there is one process and no process group.
+torchrun, `accelerate launch` and `deepspeed` all describe the processes by RANK, WORLD_SIZE, LOCAL_RANK and MASTER_*.
+Without these variables there is one process.
 """
 
 import os
@@ -10,18 +10,18 @@ from contextlib import suppress
 from datetime import timedelta
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.errors import UserError
+from trainer.engine.config import EngineConfig
 
 T = TypeVar("T")
 _WORKING, _DONE, _FAILED = 0.0, 1.0, 2.0
-_SECONDS_BETWEEN_WORDS = 2.0
-_SECONDS_TO_TELL = 10.0
+_SECONDS_BETWEEN_SUMS = 2.0
+_SECONDS_FOR_THE_LAST_SUM = 10.0
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -29,37 +29,19 @@ def rank_and_world_size() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device of this process: on CUDA the one numbered LOCAL_RANK, which becomes the current one."""
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError("`engine.device` is cuda, but torch finds no CUDA device on this machine; set auto or cpu.")
-    index, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if index >= found:
-        raise UserError(
-            f"this machine has {found} CUDA device(s), but process {index} needs one of its own: start at most {found} "
-            "processes, or set `engine.device` to cpu."
-        )
-    # Split sums of a product in bf16 would differ from what the CPU and other shapes compute.
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    device = torch.device("cuda", index)
-    torch.cuda.set_device(device)
-    return device
-
-
 class ProcessGroup:
-    """All processes of the run.
+    """All processes of the run, joined once and handed to everything that communicates.
 
-    Tensors of the device travel over NCCL on CUDA; host values always travel over gloo, so that agreeing on a number
-    never waits for the device's queue. `required`: make a group even for a single process (DeepSpeed wants one). A
-    group that exists already is used and left alone.
+    Device tensors are sent by NCCL on CUDA. Host values are always sent by gloo, so that agreeing on a number never
+    waits for the device's queue. One process alone needs no group, except for DeepSpeed. A torch group that exists
+    already is used and not destroyed.
     """
 
-    def __init__(self, device: torch.device, timeout_minutes: float, *, required: bool = False) -> None:
+    def __init__(self, device: torch.device, config: EngineConfig) -> None:
         self.rank, self.world_size = rank_and_world_size()
-        self._timeout = timedelta(minutes=timeout_minutes)
-        self._joined = not dist.is_initialized() and (required or "RANK" in os.environ)
+        self.device = device
+        self._timeout = timedelta(minutes=config.timeout_minutes)
+        self._joined = not dist.is_initialized() and ("RANK" in os.environ or config.kind != "ddp")
         if self._joined:
             self._join("nccl" if device.type == "cuda" else "gloo")
         self._host_group: dist.ProcessGroup | None = None
@@ -87,7 +69,7 @@ class ProcessGroup:
         return self.sum([float(flag)])[0] > 0
 
     def gather(self, value: Any) -> list[Any]:
-        """One value from every rank, by rank, on every rank."""
+        """The values of all ranks, by rank, on every rank."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -95,47 +77,55 @@ class ProcessGroup:
         return values
 
     def while_the_others_wait(self, work: Callable[[], T]) -> T | None:
-        """Does `work` on rank 0, for as long as it takes, and returns what it returns; None on the others.
+        """Calls `work` on rank 0, however long it takes. Returns its result there, and None on the other ranks.
 
-        They hear from rank 0 every few seconds, so that they outlast the limit on collectives, but not rank 0. Where
-        the work fails, they end with SystemExit once rank 0 has gone, which says why.
+        Meanwhile all ranks repeat a small all-reduce, which for rank 0 a thread does, so that no collective lasts as
+        long as the timeout and a rank 0 that dies is noticed at once:
+
+            rank 0, main thread  | work ..................................| verdict   | join, return
+            rank 0, its thread   | sum(0)      sum(0)      sum(0)   ...   | sum(1)    | end
+            the other ranks      | sum(0) = 0  sum(0) = 0  sum(0) = 0 ... | sum(0) = 1| return None
+
+        If `work` raises, the last sum is 2 instead: rank 0 reports the exception and ends, and the other ranks wait in
+        one more sum until it has ended, then raise SystemExit.
         """
         if self.world_size == 1:
             return work()
         if self.rank != 0:
-            self._wait()
+            self._wait_for_rank_0()
             return None
         verdicts, errors = SimpleQueue[float](), list[Exception]()
-        # A thread in a collective, this once: the main thread is at work, and the others take part in nothing else.
-        teller = Thread(target=self._tell, args=(verdicts, errors), name="teller", daemon=True)
-        teller.start()
+        # The only thread ever in a collective: the main thread works, and the other ranks make no other collective.
+        summing = Thread(target=self._sum_until_verdict, args=(verdicts, errors), name="waiting-ranks", daemon=True)
+        summing.start()
         try:
             value = work()
         except BaseException:
             verdicts.put(_FAILED)
-            teller.join(_SECONDS_TO_TELL)
+            summing.join(_SECONDS_FOR_THE_LAST_SUM)
             raise
         verdicts.put(_DONE)
-        teller.join()
+        summing.join()
         if errors:
             raise errors[0]
         return value
 
-    def _tell(self, verdicts: "SimpleQueue[float]", errors: list[Exception]) -> None:
-        verdict, pause = _WORKING, min(_SECONDS_BETWEEN_WORDS, self._timeout.total_seconds() / 4)
+    def _sum_until_verdict(self, verdicts: "SimpleQueue[float]", errors: list[Exception]) -> None:
+        """Rank 0's thread: sums "working" every few seconds, then the verdict."""
+        verdict, pause = _WORKING, min(_SECONDS_BETWEEN_SUMS, self._timeout.total_seconds() / 4)
         try:
             while verdict == _WORKING:
                 with suppress(Empty):
                     verdict = verdicts.get(timeout=pause)
                 self.sum([verdict])
-        except Exception as error:  # another rank has died; the work is worth finishing
+        except Exception as error:  # another rank has died: finish the work, which outlives this start
             errors.append(error)
 
-    def _wait(self) -> None:
+    def _wait_for_rank_0(self) -> None:
         while (verdict := self.sum([_WORKING])[0]) == _WORKING:
             pass
         if verdict == _FAILED:
-            with suppress(RuntimeError):
+            with suppress(RuntimeError):  # raised once rank 0 has ended
                 self.sum([_WORKING])
             raise SystemExit(1)
 
@@ -150,6 +140,6 @@ class ProcessGroup:
             dist.broadcast(tensor, src=0, group=self._host_group)
 
     def leave(self) -> None:
-        """Destroys the group if this object made it."""
+        """Destroys the torch group if this object made it."""
         if self._joined and dist.is_initialized():
             dist.destroy_process_group()

@@ -21,6 +21,7 @@ from trainer.checkpoints.retention import best_first
 from trainer.configuration import reading as configuration
 from trainer.configuration.sections import Config
 from trainer.data.text.tokenizer import TokenizerPair
+from trainer.engine.device import choose_device
 from trainer.errors import UserError
 from trainer.files import publish_folder
 from trainer.run_directory.layout import CHECKPOINTS, CONFIG, MANIFEST, WEIGHTS, list_checkpoints
@@ -74,17 +75,11 @@ def load(path: Path, device: str = "auto") -> LoadedModel:
     home, checkpoint = _locate(path)
     config = configuration.load(home / CONFIG)
     tokenizers = TokenizerPair.load(home)
-    place = _choose_device(device)
+    place = choose_device(device, "the device", index=0)
     bf16 = place.type == "cuda" and config.engine.precision == "bf16"
     model = build_model(config, tokenizers, torch.bfloat16 if bf16 else torch.float32).eval()
     put_weights(model, read_weights(checkpoint) if checkpoint else _read_model_weights(home / WEIGHTS), path)
     return LoadedModel(model.to(place, model.compute_dtype), tokenizers, config, place)
-
-
-def _choose_device(wanted: str) -> torch.device:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("the device cuda was asked for, but torch finds none on this machine: ask for auto or cpu.")
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
 
 
 def build_model(config: Config, tokenizers: TokenizerPair, compute_dtype: torch.dtype = torch.float32) -> Transformer:

@@ -18,7 +18,7 @@ from trainer.configuration.sections import Config
 from trainer.data.feeding.feed import TrainingData, merge_states
 from trainer.data.feeding.packing import MicroBatch
 from trainer.engine.base import Engine, LossFunction, LossSums, StepResult
-from trainer.engine.memory import peak_host_memory
+from trainer.engine.peak_memory import peak_host_memory
 from trainer.errors import UserError
 from trainer.reporting.console import Sample, perplexity
 from trainer.reporting.events import Event

@@ -17,6 +17,7 @@ from tests.trainer.engine.toy import MemoryReader, ToyBatch, batches_of_step, bu
 from trainer.engine import create_engine, deepspeed_config
 from trainer.engine.base import Engine, LossSums, StepResult
 from trainer.engine.config import EngineConfig, OptimizerConfig
+from trainer.engine.process_group import ProcessGroup
 from trainer.errors import OutOfMemory
 
 OPTIMIZER = OptimizerConfig(eps=1e-5, weight_decay=0.01, clip=0.3)
@@ -31,7 +32,7 @@ class Mode(NamedTuple):
 
     def create(self, model: nn.Module) -> Engine:
         config = EngineConfig(kind=self.kind, precision=self.precision, offload=self.offload, device="cpu")
-        return create_engine(model, config, OPTIMIZER)
+        return create_engine(model, ProcessGroup(torch.device("cpu"), config), config, OPTIMIZER)
 
     def rehearsed(self) -> Engine:
         """With the toy model, as a run has it before its first step."""
@@ -266,8 +267,11 @@ def without_launcher() -> list[StepResult]:
     torch.distributed.destroy_process_group()
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         del os.environ[name]
-    engine = Mode("zero2", "fp32", "none").create(build_model())
+    config = EngineConfig(kind="zero2", precision="fp32", device="cpu")
+    processes = ProcessGroup(torch.device("cpu"), config)
+    engine = create_engine(build_model(), processes, config, OPTIMIZER)
     results = steps(engine, range(3))
     engine.close()
+    processes.leave()
     assert not torch.distributed.is_initialized()
     return results

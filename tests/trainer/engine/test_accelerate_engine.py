@@ -13,6 +13,7 @@ from trainer.engine.accelerate_engine import AccelerateEngine
 from trainer.engine.base import Engine, LossSums
 from trainer.engine.config import EngineConfig, OptimizerConfig
 from trainer.engine.optimizer import build_optimizer
+from trainer.engine.process_group import ProcessGroup
 from trainer.errors import OutOfMemory
 
 OPTIMIZER = OptimizerConfig(eps=1e-6, weight_decay=0.1, clip=0.3)
@@ -20,7 +21,8 @@ LONG = [ToyBatch(torch.arange(30))]
 
 
 def _create(optimizer: OptimizerConfig = OPTIMIZER) -> Engine:
-    return create_engine(build_model(), EngineConfig(kind="ddp", precision="fp32", device="cpu"), optimizer)
+    config = EngineConfig(kind="ddp", precision="fp32", device="cpu")
+    return create_engine(build_model(), ProcessGroup(torch.device("cpu"), config), config, optimizer)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def test_what_agrees_is_let_through(
     ("environment", "kind", "part"),
     [
         (DEEPSPEED, "ddp", "stage 2, but `engine.kind` is ddp: set"),
-        (DEEPSPEED, "zero3", "called zero3.yaml"),
+        (DEEPSPEED, "zero3", "configs/accelerate/zero3.yaml"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "ddp", "stage 1, 2 or 3, but `engine.kind` is ddp"),
         ({"ACCELERATE_USE_FSDP": "true"}, "ddp", "FSDP"),
         ({"ACCELERATE_USE_CPU": "1"}, "ddp", "engine.device=cpu"),

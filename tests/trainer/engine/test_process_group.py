@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from tests.ranks import run_on_ranks
-from trainer.engine.process_group import ProcessGroup, choose_device, rank_and_world_size
+from trainer.engine.config import EngineConfig
+from trainer.engine.device import choose_device
+from trainer.engine.process_group import ProcessGroup, rank_and_world_size
 from trainer.errors import UserError
 
 
@@ -26,7 +28,7 @@ def test_rank_and_world_size_come_from_the_launcher(monkeypatch: pytest.MonkeyPa
 
 
 def test_one_process_needs_no_group_and_agrees_with_itself() -> None:
-    alone = ProcessGroup(torch.device("cpu"), timeout_minutes=1)
+    alone = ProcessGroup(torch.device("cpu"), EngineConfig(kind="ddp"))
     assert not torch.distributed.is_initialized()
     assert alone.sum([1, 2.5]) == [1.0, 2.5]
     assert alone.any(True)
@@ -35,8 +37,8 @@ def test_one_process_needs_no_group_and_agrees_with_itself() -> None:
     alone.leave()
 
 
-def test_a_required_group_of_one_is_made_and_left() -> None:
-    alone = ProcessGroup(torch.device("cpu"), timeout_minutes=1, required=True)
+def test_deepspeed_gets_a_group_of_one_process() -> None:
+    alone = ProcessGroup(torch.device("cpu"), EngineConfig(kind="zero1"))
     assert torch.distributed.get_world_size() == 1
     alone.leave()
     assert not torch.distributed.is_initialized()
@@ -69,7 +71,7 @@ def prepare_twice(folder: str) -> tuple[str | None, str]:
     limit = timedelta(seconds=LIMIT_SECONDS)
     store = f"file://{folder}/store"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size, timeout=limit)
-    group = ProcessGroup(torch.device("cpu"), timeout_minutes=LIMIT_SECONDS / 60)
+    group = ProcessGroup(torch.device("cpu"), EngineConfig(timeout_minutes=LIMIT_SECONDS / 60))
     returned = group.while_the_others_wait(slow_work)
     try:
         group.while_the_others_wait(failing_work)

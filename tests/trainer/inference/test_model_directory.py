@@ -126,6 +126,6 @@ def test_what_is_no_model_is_told(tiny_run: TinyRun) -> None:
 def test_a_missing_device_is_told(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     output = saved(tiny_run, tiny_run.model(seed=1))
-    with pytest.raises(UserError, match="device cuda was asked for"):
+    with pytest.raises(UserError, match="the device is cuda, but torch finds no CUDA device"):
         load(output, "cuda")
     assert load(output, "auto").device == torch.device("cpu")

@@ -1,4 +1,4 @@
-"""From the optimizer's tensors to fragments and back, alike for whole parameters and for ZeRO's flat partitions."""
+"""Converts the optimizer's tensors to fragments and back, for whole parameters and for ZeRO's flat partitions alike."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from trainer.engine.base import FRAGMENT_KINDS, Fragment, FragmentReader
 class Slice:
     """Elements [offset, offset + length) of the parameter `name`.
 
-    They lie at [start, start + length) of the flattened `master`: the fp32 tensor that the optimizer steps.
+    They are elements [start, start + length) of the flattened `master`, the fp32 tensor that the optimizer updates.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Slice:
 
 
 def read_slices(slices: Iterable[Slice], optimizer: torch.optim.Optimizer) -> Iterator[Fragment]:
-    """Fragments that view live memory; moments that no update has made yet are zeros."""
+    """Yields fragments that are views of live memory. Before the first update the moments are zeros."""
     for piece in slices:
         weight = piece.of(piece.master)
         state = optimizer.state.get(piece.master)
@@ -40,7 +40,7 @@ def read_slices(slices: Iterable[Slice], optimizer: torch.optim.Optimizer) -> It
 
 
 def make_moments(slices: Iterable[Slice], optimizer: torch.optim.Optimizer) -> None:
-    """The zeros that AdamW would make in its first update, so that their memory is taken before it."""
+    """Allocates the zeros that AdamW would allocate in its first update, so that their memory is taken before it."""
     for piece in slices:
         if not optimizer.state.get(piece.master):
             optimizer.state[piece.master] = _blank_state(piece.master, num_updates=0)
@@ -48,10 +48,10 @@ def make_moments(slices: Iterable[Slice], optimizer: torch.optim.Optimizer) -> N
 
 def write_slices(slices: Iterable[Slice], optimizer: torch.optim.Optimizer, reader: FragmentReader) -> None:
     """Fills weights and moments slice by slice and sets AdamW's step count."""
-    fresh: set[int] = set()
+    blanked: set[int] = set()
     for piece in slices:
-        if id(piece.master) not in fresh:
-            fresh.add(id(piece.master))
+        if id(piece.master) not in blanked:
+            blanked.add(id(piece.master))
             optimizer.state[piece.master] = _blank_state(piece.master, reader.num_updates)
         tensors = {"weight": piece.master, **optimizer.state[piece.master]}
         for kind in FRAGMENT_KINDS:
@@ -59,7 +59,7 @@ def write_slices(slices: Iterable[Slice], optimizer: torch.optim.Optimizer, read
 
 
 def _blank_state(master: Tensor, num_updates: int) -> dict[str, Tensor]:
-    """AdamW's state of one tensor; each has a step tensor of its own, since fused AdamW advances it in place."""
+    """AdamW's state of one tensor. Each has its own step tensor, since fused AdamW increments it in place."""
     return {
         "step": torch.tensor(float(num_updates), dtype=torch.float32, device=master.device),
         "exp_avg": torch.zeros_like(master, requires_grad=False),
