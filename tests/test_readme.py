@@ -13,6 +13,7 @@ import pytest
 
 from launch.cli import main
 from launch.parser import build_parser
+from tests.limits import patience
 from trainer.configuration.reading import load
 
 ROOT = Path(__file__).parents[1]
@@ -203,7 +204,7 @@ def test_the_way_from_training_to_a_score_by_the_documented_commands(tmp_path: P
     def run(*command: str, text: str | None = None) -> str:
         ended = subprocess.run(
             command, cwd=tmp_path, env=environment, input=text, capture_output=True, text=True,
-            timeout=240, check=False,
+            timeout=patience(240), check=False,
         )  # fmt: skip
         assert ended.returncode == 0, ended.stderr
         return ended.stdout

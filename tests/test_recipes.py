@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from model.transformer import Transformer
+from tests.limits import patience
 from trainer.configuration.reading import load
 from trainer.data.corpora.phrasebook import corpus as phrasebook
 from trainer.reporting.metrics_file import read_metrics
@@ -81,7 +82,7 @@ def test_a_wmt_recipe_trains_on_files_in_the_hubs_shape(path: Path, tmp_path: Pa
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=patience(250),
         check=False,
     )
     assert ended.returncode == 0, ended.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import patience
 from tests.runs import Runs
 from trainer.run_directory.watchdog import read_heartbeats
 
@@ -136,7 +137,7 @@ def ssh_server(folder: Path) -> Iterator[tuple[int, Path]]:
         Path("/run/sshd").mkdir(exist_ok=True)
     server = subprocess.Popen([sshd, "-D", "-e", "-f", folder / "sshd_config"], stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + patience(30)
         while not listens("127.0.0.2", port):
             assert server.poll() is None, "sshd has ended"
             assert time.monotonic() < deadline

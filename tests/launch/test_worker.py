@@ -13,6 +13,7 @@ from launch import worker
 from launch.processes.launcher_variables import REQUIRED
 from launch.worker import main
 from launch.worker_failures import LAUNCH_FOLDER, OUTCOMES_FOLDER, read_first_failure, read_outcomes
+from tests.limits import patience
 from tests.runs import Runs, descendants, is_alive
 from trainer.run_directory.watchdog import read_heartbeats
 
@@ -66,7 +67,7 @@ def test_a_pipe_that_breaks_is_told_to_the_job(
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patience(60)
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -12,6 +12,7 @@ import pytest
 from launch.failure import Failure
 from launch.processes import local
 from launch.worker_failures import process_id_path
+from tests.limits import patience
 
 QUICKSTART = str(Path(__file__).parents[3] / "configs" / "quickstart.yaml")
 JOIN = "import sys, time, pathlib; from launch import worker; worker.join(pathlib.Path(sys.argv[1])); time.sleep(60)"
@@ -21,7 +22,7 @@ def start_worker(folder: Path) -> subprocess.Popen[bytes]:
     """A process that joins a launch as a worker does and then has nothing to do."""
     command = [sys.executable, "-c", JOIN, str(folder)]
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + patience(30)
     while not process_id_path(folder, worker.pid).exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -33,7 +34,7 @@ def test_a_worker_ends_when_its_parent_has_died(tmp_path: Path) -> None:
     assert worker.poll() is None
     assert worker.stdin is not None
     worker.stdin.close()  # what the end of the parent does
-    assert worker.wait(timeout=30) == -signal.SIGKILL
+    assert worker.wait(timeout=patience(30)) == -signal.SIGKILL
 
 
 def test_signals_reach_workers_that_start_later(tmp_path: Path) -> None:
@@ -42,14 +43,14 @@ def test_signals_reach_workers_that_start_later(tmp_path: Path) -> None:
     workers.forward_signals()
     worker = start_worker(tmp_path)
     workers.forward_signals()
-    assert worker.wait(timeout=30) == 128 + signal.SIGTERM
+    assert worker.wait(timeout=patience(30)) == 128 + signal.SIGTERM
     workers.forward_signals()  # to a worker that has gone
 
 
 def test_workers_can_be_killed(tmp_path: Path) -> None:
     worker = start_worker(tmp_path)
     local.Workers(tmp_path).kill()
-    assert worker.wait(timeout=30) == -signal.SIGKILL
+    assert worker.wait(timeout=patience(30)) == -signal.SIGKILL
 
 
 def test_three_interrupts_end_workers_that_do_not_answer(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import yaml
 
 from launch.slurm.restarts import read_decisions
 from slurm.local_cluster import LocalCluster, missing, wait_for
+from tests.limits import patience
 from tests.offline_wandb import history
 from tests.runs import CONFIGURATION, Runs
 from trainer.run_directory.layout import checkpoint_step, list_checkpoints
@@ -118,7 +119,9 @@ def local_cluster(word: str, folder: Path) -> str:
     """What the command for a SLURM to try out says that slurm/README.md tells of."""
     (line,) = re.findall(rf"^python (slurm/local_cluster.py {word}) /tmp/slurm$", README.read_text(), re.M)
     command = [sys.executable, *line.split(), str(folder)]
-    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=120, check=True).stdout
+    return subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=patience(120), check=True
+    ).stdout
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 from launch.cli import main
 from launch.slurm.job_queue import Job
 from launch.watching.status import RunReader, RunStatus, find_runs
+from tests.limits import patience
 from trainer.errors import UserError
 from trainer.reporting.metrics_file import MetricsFile
 from trainer.run_directory.ownership import owning
@@ -242,7 +243,7 @@ def test_watching_goes_on_until_ctrl_c_and_ends_well(run: Path, command: list[st
         log.keep("two")
         third = shown.stdout.readline()
     shown.send_signal(2)
-    _, errors = shown.communicate(timeout=30)
+    _, errors = shown.communicate(timeout=patience(30))
     assert (shown.returncode, errors) == (0, "")
     if command[0] == "logs":
         assert (first[:3], second, third) == ("===", "one\n", "two\n")

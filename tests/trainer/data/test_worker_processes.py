@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import patience
 from trainer.data.worker_processes import explaining_death, worker_pool
 from trainer.errors import UserError
 
@@ -109,6 +110,6 @@ def test_a_killed_worker_is_an_error_and_no_hang(pool: ProcessPoolExecutor) -> N
 @pytest.mark.slow
 def test_workers_do_not_import_torch(pool: ProcessPoolExecutor) -> None:
     """Seconds and 200 MB each."""
-    modules = pool.submit(modules_of_workers).result(timeout=60)
+    modules = pool.submit(modules_of_workers).result(timeout=patience(60))
     assert "trainer.data.text.encoding" in modules
     assert "torch" not in modules

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.limits import patience
 from tests.offline_wandb import history, wandb_records
 from trainer.configuration.sections import WandbConfig
 from trainer.reporting.background_tracker import BackgroundTracker, NoTracker
@@ -220,7 +221,7 @@ class Outcome:
         command = [sys.executable, "-c", program, str(run), mode, str(close_seconds)]
         start = time.monotonic()
         done = subprocess.run(
-            command, env=kept | environ, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+            command, env=kept | environ, capture_output=True, text=True, timeout=patience(120), stdin=subprocess.DEVNULL
         )
         self.seconds = time.monotonic() - start
         assert done.returncode == 0, done.stderr
@@ -304,7 +305,9 @@ def test_a_run_of_the_sweep_is_one_training_under_the_agents_id(tmp_path: Path) 
     (tmp_path / "configs").symlink_to(root / "configs")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environ = {"PATH": path, "WANDB_RUN_ID": "abc123", "WANDB_SWEEP_ID": "sweep1", "WANDB_MODE": "offline"}
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | environ, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | environ, capture_output=True, text=True, timeout=patience(200)
+    )
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "sweep" / "abc123"
     assert [path.stem for path in run.glob("wandb/offline-run-*/*.wandb")] == ["run-abc123"]

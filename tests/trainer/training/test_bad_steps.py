@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.limits import patience
 from trainer.checkpoints.directory import read_document, verify
 from trainer.reporting.metrics_file import read_metrics
 from trainer.run_directory.layout import checkpoint_step, list_checkpoints
@@ -41,7 +42,7 @@ def train(folder: Path, kind: str, poison: dict[int, float | str]) -> subprocess
     command += [str(config), f"run.directory={folder / 'run'}", f"engine.kind={kind}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     environment["POISON"] = json.dumps(poison)
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=patience(240), check=False)
 
 
 def events(run: Path, kind: str) -> list[tuple[int, str]]:

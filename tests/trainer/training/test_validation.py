@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from model.transformer import Transformer
+from tests.limits import patience
 from tests.trainer.conftest import TinyRun, sentences
 from trainer.configuration.sections import EvaluationConfig
 from trainer.data.feeding.validation_batches import validation_batches
@@ -60,7 +61,7 @@ def validation_set(run: TinyRun, size: int, name: str = "val") -> ValidationSet:
 
 
 def on_ranks(world_size: int, model: Transformer, work: Callable[[ThreadEngine], Any]) -> list[Any]:
-    barrier, board = threading.Barrier(world_size, timeout=60), dict[int, Any]()
+    barrier, board = threading.Barrier(world_size, timeout=patience(60)), dict[int, Any]()
     engines = [ThreadEngine(rank, model, barrier, board) for rank in range(world_size)]
     results: list[Any] = [None] * world_size
 

@@ -13,6 +13,7 @@ import pytest
 import sentencepiece
 from numpy.typing import NDArray
 
+from tests.limits import patience
 from trainer.data.config import TokenizerConfig
 from trainer.data.text.sentences import Side
 from trainer.data.text.tokenizer import SpecialIds, Tokenizer, TokenizerPair, train_tokenizer
@@ -221,7 +222,7 @@ def test_ctrl_c_ends_a_training_in_its_midst() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "read\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=120) == -signal.SIGINT
+        assert process.wait(timeout=patience(120)) == -signal.SIGINT
 
 
 def test_draws_follow_the_probabilities_of_a_unigram_model() -> None:
