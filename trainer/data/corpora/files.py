@@ -31,8 +31,10 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
     ".bz2": bz2.BZ2Decompressor,
     ".xz": lzma.LZMADecompressor,
-    ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
+    # Without this limit a file that `zstd --long=28` or above compressed is refused.
+    ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(),
 }
+COMPRESSED_SUFFIXES = tuple(_DECOMPRESSORS)
 
 
 class CutOff(UserError):

@@ -13,6 +13,8 @@ from trainer.data.corpora.files import check_files, file_identity, find_files
 from trainer.data.corpora.hub import hub_revision, read_hub
 from trainer.data.corpora.json_lines import read_jsonl
 from trainer.data.corpora.phrasebook import corpus as phrasebook
+from trainer.data.corpora.remote_files import is_remote
+from trainer.data.corpora.shards import pair_shards
 from trainer.data.corpora.tables import read_parquet
 from trainer.data.corpora.text_files import read_parallel, read_tsv
 from trainer.errors import UserError
@@ -64,10 +66,15 @@ def corpus_name(corpus: CorpusConfig) -> str:
 
 
 def check_sources(corpora: Iterable[CorpusConfig]) -> None:
-    """Raises UserError for a local file that is missing or not readable; opens nothing and asks no network."""
+    """Raises UserError for local files that are missing, not readable or no pairs of shards.
+
+    Opens no file and asks no network.
+    """
     for corpus in corpora:
         for pattern in _patterns(corpus).values():
             check_files(pattern)
+        if corpus.source and corpus.target and not (is_remote(corpus.source) or is_remote(corpus.target)):
+            pair_shards(corpus.source, corpus.target)
 
 
 def source_identity(corpus: CorpusConfig) -> dict[str, Any]:
@@ -82,7 +89,7 @@ def source_identity(corpus: CorpusConfig) -> dict[str, Any]:
     if corpus.builtin:
         modules = sorted(Path(str(_builtin(corpus).__file__)).parent.glob("*.py"))
         identity["code"] = hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
-    return identity | {way: [file_identity(p) for p in find_files(path)] for way, path in _patterns(corpus).items()}
+    return identity | {way: [file_identity(path) for path in paths] for way, paths in _files(corpus).items()}
 
 
 def source_revision(corpus: CorpusConfig) -> str | None:
@@ -94,6 +101,14 @@ def _patterns(corpus: CorpusConfig) -> dict[str, str]:
     """The paths, globs or addresses of a corpus in files, by the settings that give them."""
     ways = ("source", "target", "tsv", "jsonl", "parquet")
     return {way: getattr(corpus, way) for way in ways if getattr(corpus, way) is not None}
+
+
+def _files(corpus: CorpusConfig) -> dict[str, list[str]]:
+    """The files of a corpus by the settings that give them, in the order in which they are read."""
+    if corpus.source and corpus.target:
+        sources, targets = zip(*pair_shards(corpus.source, corpus.target), strict=True)
+        return {"source": list(sources), "target": list(targets)}
+    return {way: find_files(pattern) for way, pattern in _patterns(corpus).items()}
 
 
 def _reader(corpus: CorpusConfig) -> Callable[[CorpusConfig], Iterator[Block]]:

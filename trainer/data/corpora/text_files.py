@@ -6,6 +6,7 @@ from itertools import chain, islice
 from trainer.data.config import CorpusConfig
 from trainer.data.corpora.files import find_files
 from trainer.data.corpora.lines import line_blocks
+from trainer.data.corpora.shards import pair_shards
 from trainer.data.printable import printable
 from trainer.errors import UserError
 
@@ -14,16 +15,10 @@ _MAX_SHOWN = 100
 
 
 def read_parallel(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
-    """Blocks of pairs from `source` and `target`, whose shards go together in sorted order."""
+    """Blocks of pairs from `source` and `target`, whose shards belong together as `pair_shards` says."""
     assert corpus.source is not None
     assert corpus.target is not None
-    shards = find_files(corpus.source), find_files(corpus.target)
-    if len(shards[0]) != len(shards[1]):
-        raise UserError(
-            f"{corpus.source} names {len(shards[0])} files but {corpus.target} names {len(shards[1])}: "
-            "every shard of one needs its translation in the other."
-        )
-    for source, target in zip(*shards, strict=True):
+    for source, target in pair_shards(corpus.source, corpus.target):
         yield from _read_shard(source, target)
 
 
