@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from launch.failure import Failure, explain
+from launch.processes.inference_threads import prepare_inference
 from trainer.configuration.sections import Config
 from trainer.errors import OutOfMemory, UserError
 
@@ -138,7 +139,8 @@ def data(options: Namespace) -> int:
 
 def translate(options: Namespace) -> int:
     """Translates stdin to stdout, line by line."""
-    # Detached, because a thread of the translator waits in it: Python would abort at Ctrl-C where it closed sys.stdin.
+    prepare_inference()
+    # Detached, because a thread of the translator waits in it: Python would abort at Ctrl-C when it closes sys.stdin.
     lines = _lines(sys.stdin.detach())  # type: ignore[union-attr]
     for translation in _translations(options, lines):
         sys.stdout.buffer.write(translation.encode() + b"\n")
@@ -168,6 +170,7 @@ def evaluate(options: Namespace) -> int:
         raise UserError("`dragoman evaluate` scores either a MODEL, with --source, or an output, with --hypothesis.")
     if (options.model is None) != (options.source is None):
         raise UserError("--source is the text that MODEL translates: `dragoman evaluate` needs both or neither.")
+    prepare_inference()
     from trainer.inference.scoring import check_counts, read_lines, score
 
     references = [read_lines(Path(name)) for name in options.reference]

@@ -70,7 +70,7 @@ def _after_a_crash(end: JobEnd, history: Sequence[Record], again: Action) -> Dec
     first = next((o for o in end.outcomes if not o.get("lost_peer")), None)
     crash = _headline(first) if first else f"{_SILENT} (status {end.status})"
     step = end.step if end.failed_step is None else end.failed_step
-    reason = _reason(end, crash if first else None, step)
+    reason = _reason(end, crash if first else None, step).removesuffix(".")
     before = _crashes_in_a_row(history)
     # Numbers change from start to start: ports, processes, addresses.
     mark = f"{step}: {re.sub('[0-9]+', '#', crash)}"

@@ -73,7 +73,7 @@ def _end(run: Path, options: argparse.Namespace, description: str) -> int:
     decision = decide(end, read_decisions(run))
     action, reason = decision.decision, decision.reason
     record_decision(run, action, reason, job, crash=decision.crash, trained=state is not None)
-    print(f"dragoman: {reason}; {_FOLLOWS[action]}.")
+    print(f"dragoman: {reason.removesuffix('.')}; {_FOLLOWS[action]}.")
     return REQUEUE if action == "requeue" else decision.status
 
 

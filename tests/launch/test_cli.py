@@ -1,6 +1,7 @@
 """The command line teaches, starts quickly, and tells a user's mistake in one line."""
 
 import io
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -140,6 +141,15 @@ def test_translate_keeps_lines_as_they_are(monkeypatch: pytest.MonkeyPatch) -> N
 def test_translate_names_the_line_that_is_not_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^Line 2 of the standard input is not valid UTF-8"):
         translate(monkeypatch, b"a\n\xff\n")
+
+
+def test_threads_of_a_decoding_process_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    translate(monkeypatch, b"a\n")
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # the user has decided
+    translate(monkeypatch, b"a\n")
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_evaluate_scores_an_existing_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
