@@ -34,7 +34,7 @@ CONFIGURATION: dict[str, Any] = {
     "tokenizer": {"kind": "bpe", "vocab_size": 500},
     "data": {
         "train": [{"builtin": "phrasebook", "limit": 3000}],
-        "max_length": 64, "max_tokens": 128, "micro_batches_per_step": 8, "num_lanes": 8, "window": 256,
+        "max_length": 64, "max_tokens": 128, "micro_batches_per_step": 4, "num_lanes": 4, "window": 256,
     },
     "optimizer": {"peak_lr": 2.0e-3, "warmup_steps": 6, "eps": 1.0e-6, "clip": 0.5},
     "engine": {"kind": "ddp", "precision": "fp32", "activation_checkpointing": "full"},

@@ -14,7 +14,7 @@ from launch.watching.status import RunReader
 from tests.limits import patience, wait_until
 from tests.runs import STEPS, Runs, assert_same_losses, is_alive, last_state, send_to_all, wait_for_state
 from trainer.reporting.metrics_file import read_metrics
-from trainer.run_directory.layout import checkpoint_step, log_path
+from trainer.run_directory.layout import checkpoint_step, list_checkpoints, log_path
 from trainer.run_directory.state import read_state
 
 pytestmark = pytest.mark.slow
@@ -52,11 +52,8 @@ def test_a_run_walks_over_engines_and_world_sizes(runs: Runs, reference: list[di
 
 @pytest.mark.parametrize(
     ("kind", "precision", "killed_at"),
-    [
-        ("ddp", "fp32", 4), ("zero1", "fp32", 8), ("zero2", "fp32", 7), ("zero3", "fp32", 5),
-        ("ddp", "bf16", 5), ("zero2", "bf16", 8), ("zero3", "bf16", 4),
-    ],
-)  # fmt: skip
+    [("ddp", "fp32", 4), ("zero1", "fp32", 8), ("zero2", "bf16", 7), ("zero3", "bf16", 5)],
+)
 def test_killed_and_started_again_it_makes_exactly_the_same_steps(
     runs: Runs, kind: str, precision: str, killed_at: int
 ) -> None:
@@ -65,6 +62,7 @@ def test_killed_and_started_again_it_makes_exactly_the_same_steps(
     expected = runs.finished(undisturbed, *changes, processes=2)
     process = runs.start(name, *changes, processes=2)
     runs.wait_for_step(name, killed_at)
+    wait_until(lambda: list_checkpoints(runs.folder / name), "no checkpoint")
     assert RunReader(runs.folder / name).read({}).state == "training"
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
