@@ -41,11 +41,11 @@ def train(options: Namespace) -> int:
     processes = options.processes or max(1, gpus)
     local.prepare_environment(processes, on_cpu=gpus == 0)
 
-    from trainer.data.corpora.sources import check_sources
     from trainer.data.order.partition import check_world_size
+    from trainer.data.preparation.build_stores import check_text
 
     check_world_size(config.data, processes)
-    check_sources([*config.data.train, *config.data.valid])
+    check_text(config.data, config.tokenizer, config.run.directory)
     if processes == 1:
         return _until_it_ends(lambda: _train_here(config))
     # Here and not in a worker: the others would wait for it inside a collective, which has a time limit.

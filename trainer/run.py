@@ -13,7 +13,8 @@ from trainer.checkpoints.restore import newest_verified, restore, restore_engine
 from trainer.configuration.sections import Config
 from trainer.data.feeding.feed import TrainingData
 from trainer.data.order.partition import Partition, check_world_size
-from trainer.data.preparation.build_stores import Prepared, open_prepared, store_directory
+from trainer.data.preparation.build_stores import Prepared, open_prepared
+from trainer.data.preparation.recipe import store_directory
 from trainer.data.preparation.validation import load_validation
 from trainer.data.text.encoding import PairEncoder
 from trainer.data.text.tokenizer import TokenizerPair

@@ -66,14 +66,14 @@ def _axis(array: str) -> list[str]:
 
 def check(config: Config, submission: Submission) -> None:
     """Everything that `train` checks before it starts processes. Raises UserError."""
-    from trainer.data.corpora.sources import check_sources
     from trainer.data.order.partition import check_world_size
+    from trainer.data.preparation.build_stores import check_text
 
     for path in (str(Path.cwd()), config.run.directory):
         if re.search(r"[\\\n]", path):
             raise UserError(f"SLURM takes no path with a backslash or a line break: rename {path!r}.")
     check_world_size(config.data, submission.nodes * submission.profile.processes_per_node)
-    check_sources([*config.data.train, *config.data.valid])
+    check_text(config.data, config.tokenizer, config.run.directory)
     directory = Path(config.run.directory)
     written = config_path(directory)
     if metrics_path(directory).exists() and written.exists():

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from trainer.data.preparation.build_stores import Prepared, other_stores
+from trainer.data.preparation.build_stores import Prepared
+from trainer.data.preparation.other_stores import other_stores
 from trainer.data.printable import printable
 from trainer.data.stores.store import Manifest, Store
 

@@ -3,6 +3,7 @@
 RUN/
   config.yaml                   the resolved configuration
   tokenizer.model               or tokenizer.source.model and tokenizer.target.model (trainer.data.text.tokenizer)
+  tokenizer.sha256              the checksums of the tokenizers that the run was prepared with
   data/                         prepared corpora, unless `data.cache` names another folder (trainer.data)
   metrics.jsonl                 one object per line: training steps, validations, events
   checkpoints/

@@ -15,8 +15,10 @@ from typing import Any
 
 from trainer.configuration.reading import dump, load, require_same_run
 from trainer.configuration.sections import Config
-from trainer.data.corpora.sources import check_sources
-from trainer.data.preparation.build_stores import TRAINED_TOKENIZERS, Prepared, build_stores
+from trainer.data.config import TokenizerConfig
+from trainer.data.preparation.build_stores import Prepared, build_stores
+from trainer.data.preparation.recipe import TRAINED_TOKENIZERS
+from trainer.data.preparation.run_tokenizers import TOKENIZER_CHECKSUMS, remove_tokenizers
 from trainer.data.preparation.validation import VALIDATION_COPIES
 from trainer.data.text.tokenizer import TOKENIZER_FILES
 from trainer.errors import UserError
@@ -44,7 +46,6 @@ def prepare(config: Config, workers: int | None = None) -> Prepared:
     use or cannot be written, or where the corpora cannot be used; of a run that never came to be, nothing is then left.
     A run whose ranks on other machines were alive a moment ago is watched for 25 s, for heartbeats.
     """
-    check_sources([*config.data.train, *config.data.valid])
     directory = Path(config.run.directory)
     is_new = not os.path.exists(directory)
     try:
@@ -80,7 +81,7 @@ def _on_one_path(path: Path, folder: str) -> bool:
 def _prepare(config: Config, directory: Path, workers: int | None) -> Prepared:
     path = config_path(directory)
     if not _has_begun(directory):  # people look at the data, change a setting and look again
-        _remove_own_tokenizers(config, directory)
+        remove_tokenizers(directory, config.tokenizer, _former_tokenizer(path))
     elif path.exists():
         require_same_run(load(path), config)
     prepared = build_stores(config.data, config.tokenizer, directory, workers)
@@ -93,19 +94,18 @@ def _has_begun(directory: Path) -> bool:
     return metrics_path(directory).exists() or (directory / CHECKPOINTS).exists()
 
 
-def _remove_own_tokenizers(config: Config, directory: Path) -> None:
-    """Those of an earlier preparation, but not what the user has put there."""
-    given = {Path(path).resolve() for path in (config.tokenizer.path, config.tokenizer.target_path) if path}
-    for left in tokenizer_paths(directory):
-        if left.resolve() not in given:
-            left.unlink(missing_ok=True)
+def _former_tokenizer(path: Path) -> TokenizerConfig | None:
+    """The tokenizer's settings in an earlier configuration file; None if it is missing or not valid any more."""
+    with suppress(UserError):
+        return load(path).tokenizer if path.exists() else None
+    return None
 
 
 def _remove_if_unused(directory: Path) -> None:
     """A new directory in which no run came to be must not be in the way of the next try."""
     if not directory.is_dir() or config_path(directory).exists():
         return
-    for left in (*tokenizer_paths(directory), directory / OWNER):
+    for left in (*tokenizer_paths(directory), directory / TOKENIZER_CHECKSUMS, directory / OWNER):
         left.unlink(missing_ok=True)
     data = directory / DATA
     if data.is_dir() and all(path.name.startswith((TRAINED_TOKENIZERS, VALIDATION_COPIES)) for path in data.iterdir()):

@@ -225,7 +225,7 @@ def test_the_documented_commands(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whether their corpora are there is another matter."""
-    monkeypatch.setattr("trainer.data.corpora.sources.check_sources", lambda corpora: None)
+    monkeypatch.setattr("trainer.data.preparation.build_stores.check_sources", lambda corpora: None)
     monkeypatch.chdir(tmp_path)
     words[1] = str(ROOT / words[1])
     assert main(words) == 0, capsys.readouterr().err

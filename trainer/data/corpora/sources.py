@@ -3,6 +3,8 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -77,19 +79,39 @@ def check_sources(corpora: Iterable[CorpusConfig]) -> None:
             pair_shards(corpus.source, corpus.target)
 
 
-def source_identity(corpus: CorpusConfig) -> dict[str, Any]:
+def source_identity(
+    corpus: CorpusConfig, identity: Callable[[str, Callable[[str], Any]], Any] = lambda pattern, read: read(pattern)
+) -> dict[str, Any]:
     """What must be unchanged for a corpus to hold the same pairs, JSON-able.
 
-    The settings that choose the text, and place, size and time of its files; the content of a corpus that ships with
-    dragoman. Asks the network for files at an address, and never for the Hub's datasets.
+    The settings that choose the text, and place, size and time of its files in the order in which they are read; the
+    content of a corpus that ships with dragoman. Asks the network for files at an address, and never for the Hub's
+    datasets. `identity(pattern, read)` may return something else for the files of a pattern than `read(pattern)`.
+    Raises UserError for missing files.
     """
-    identity: dict[str, Any] = {"limit": corpus.limit, "columns": corpus.columns, "languages": corpus.languages}
+    found: dict[str, Any] = {"limit": corpus.limit, "columns": corpus.columns, "languages": corpus.languages}
     if corpus.hub or corpus.builtin:
-        identity |= {"hub": corpus.hub, "builtin": corpus.builtin, "config": corpus.config, "split": corpus.split}
+        found |= {"hub": corpus.hub, "builtin": corpus.builtin, "config": corpus.config, "split": corpus.split}
     if corpus.builtin:
         modules = sorted(Path(str(_builtin(corpus).__file__)).parent.glob("*.py"))
-        identity["code"] = hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
-    return identity | {way: [file_identity(path) for path in paths] for way, paths in _files(corpus).items()}
+        found["code"] = hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
+    read = dict.fromkeys(_patterns(corpus), _file_identities)
+    if corpus.source and corpus.target:
+        read["target"] = partial(_target_identities, corpus.source)
+    return found | {way: identity(pattern, read[way]) for way, pattern in _patterns(corpus).items()}
+
+
+def _file_identities(pattern: str) -> list[Any]:
+    return [file_identity(path) for path in find_files(pattern)]
+
+
+def _target_identities(source: str, target: str) -> list[Any]:
+    """The target's files in the order of the source's; in sorted order if the source is gone."""
+    found = _file_identities(target)
+    with suppress(UserError):
+        find_files(source)
+        found = [file_identity(path) for _, path in pair_shards(source, target)]
+    return found
 
 
 def source_revision(corpus: CorpusConfig) -> str | None:
@@ -101,14 +123,6 @@ def _patterns(corpus: CorpusConfig) -> dict[str, str]:
     """The paths, globs or addresses of a corpus in files, by the settings that give them."""
     ways = ("source", "target", "tsv", "jsonl", "parquet")
     return {way: getattr(corpus, way) for way in ways if getattr(corpus, way) is not None}
-
-
-def _files(corpus: CorpusConfig) -> dict[str, list[str]]:
-    """The files of a corpus by the settings that give them, in the order in which they are read."""
-    if corpus.source and corpus.target:
-        sources, targets = zip(*pair_shards(corpus.source, corpus.target), strict=True)
-        return {"source": list(sources), "target": list(targets)}
-    return {way: find_files(pattern) for way, pattern in _patterns(corpus).items()}
 
 
 def _reader(corpus: CorpusConfig) -> Callable[[CorpusConfig], Iterator[Block]]:

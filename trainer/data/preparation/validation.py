@@ -7,13 +7,15 @@ from itertools import chain
 from pathlib import Path
 
 from trainer.data.config import CorpusConfig
-from trainer.data.corpora.sources import corpus_name, read_pairs, source_identity
+from trainer.data.corpora.sources import corpus_name, read_pairs
+from trainer.data.preparation.known_sources import KnownSources
 from trainer.data.publishing import publish_file
 from trainer.data.text.sentences import IdPair
 from trainer.data.text.tokenizer import TokenizerPair
+from trainer.errors import UserError
 
 VALIDATION_COPIES = "valid-"
-"""How the names of the copies of validation text begin, which lie beside the stores."""
+"""How the names of the copies of validation text begin, which are next to the stores."""
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,29 @@ class ValidationSet:
     pairs: list[IdPair]
 
 
-def copy_validation(corpus: CorpusConfig, directory: Path) -> None:
-    """Keeps a copy of the set's text in `directory`, so that a resumed run needs no network and reads the same text.
+def copy_validation(corpus: CorpusConfig, directory: Path, known: KnownSources) -> None:
+    """Keeps a copy of the set's text in `directory`, so that a resumed run reads the same text even if it is gone.
 
-    Raises UserError for what cannot be read.
+    Raises UserError for text that cannot be read.
     """
-    if not (path := _copy_path(corpus, directory)).exists():
+    if not (path := _copy_path(corpus, directory, known)).exists():
         publish_file(path, json.dumps(_read_text(corpus)).encode())
 
 
-def load_validation(corpus: CorpusConfig, tokenizers: TokenizerPair, directory: Path | None = None) -> ValidationSet:
-    """Encodes a set: the copy in `directory` where there is one, otherwise the corpus itself.
+def has_copy(corpus: CorpusConfig, directory: Path, known: KnownSources) -> bool:
+    """Whether `copy_validation` has nothing to do."""
+    try:
+        return _copy_path(corpus, directory, known).exists()
+    except UserError:  # text that is gone, of which nothing is known
+        return False
 
-    Raises UserError for what cannot be read.
+
+def load_validation(corpus: CorpusConfig, tokenizers: TokenizerPair, directory: Path | None = None) -> ValidationSet:
+    """Encodes a set: its copy in `directory` if there is one, otherwise the corpus itself.
+
+    Raises UserError for text that cannot be read.
     """
-    path = _copy_path(corpus, directory) if directory else None
+    path = _copy_path(corpus, directory, KnownSources(directory)) if directory else None
     sources, references = json.loads(path.read_bytes()) if path and path.exists() else _read_text(corpus)
     encoded = ((tokenizers.source, sources), (tokenizers.target, references))
     source_ids, target_ids = ([[*ids, side.eos_id] for ids in side.encode(lines)] for side, lines in encoded)
@@ -56,7 +66,7 @@ def _read_text(corpus: CorpusConfig) -> tuple[list[str], list[str]]:
     return sources, references
 
 
-def _copy_path(corpus: CorpusConfig, directory: Path) -> Path:
-    identity = json.dumps(source_identity(corpus), sort_keys=True)
+def _copy_path(corpus: CorpusConfig, directory: Path, known: KnownSources) -> Path:
+    identity = json.dumps(known.corpus_identity(corpus), sort_keys=True)
     fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return directory / f"{VALIDATION_COPIES}{corpus_name(corpus)}-{fingerprint}.json"

@@ -9,7 +9,8 @@ import pytest
 from trainer.data.config import CorpusConfig, DataConfig, FilterConfig, TokenizerConfig
 from trainer.data.corpora.sources import Block, read_pairs
 from trainer.data.preparation import part_workers
-from trainer.data.preparation.build_stores import build_stores, open_prepared, other_stores, verify
+from trainer.data.preparation.build_stores import build_stores, open_prepared, verify
+from trainer.data.preparation.other_stores import other_stores
 from trainer.data.preparation.working_folder import working_folder
 from trainer.data.stores.store import Store
 from trainer.data.text.tokenizer import Tokenizer
@@ -67,14 +68,14 @@ def test_a_store_is_reused_until_something_it_holds_changes(
     assert again.stores[0].manifest.num_pairs == 3
 
 
-def test_it_is_told_why_a_corpus_is_prepared_anew(
+def test_it_is_told_why_a_corpus_is_prepared_again(
     data: DataConfig, model: TokenizerConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     twice = replace(data, train=(*data.train, replace(data.train[0], limit=1)))
     first = build_stores(twice, model, tmp_path / "run")
-    assert "anew" not in capsys.readouterr().err
+    assert "prepared again" not in capsys.readouterr().err
     build_stores(replace(twice, max_length=200), model, tmp_path / "run")
-    told = [line for line in capsys.readouterr().err.splitlines() if "anew" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "prepared again" in line]
     assert len(told) == 2
     assert all(store.directory.name in told[0] for store in first.stores)
 

@@ -5,7 +5,7 @@ import pytest
 
 from trainer.data.config import TokenizerConfig
 from trainer.data.corpora.sources import Block
-from trainer.data.preparation.run_tokenizers import run_tokenizers
+from trainer.data.preparation.run_tokenizers import remove_tokenizers, run_tokenizers
 from trainer.data.text.tokenizer import Tokenizer, train_tokenizer
 from trainer.errors import UserError
 
@@ -73,5 +73,51 @@ def test_another_given_one_needs_another_run(given: TokenizerConfig, tmp_path: P
     run_tokenizers(given, tmp_path / "run", tmp_path / "trained", no_sample)
     changed = tokenizer.model_bytes.replace(b"\xe2\x96\x81", b"\xe2\x96\x82", 1)
     (tmp_path / "given.model").write_bytes(changed)
-    with pytest.raises(UserError, match=r"differ from `tokenizer\.path`"):
+    with pytest.raises(UserError, match=r"differs from `tokenizer\.path`"):
         run_tokenizers(given, tmp_path / "run", tmp_path / "trained", no_sample)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.source.model", "tokenizer.target.model"])
+def test_another_tokenizer_under_the_same_name_is_named(tmp_path: Path, name: str) -> None:
+    """Also one that would hide the run's own: the files of separate tokenizers come first."""
+    config = replace(TRAINED, joint=name == "tokenizer.model")
+    run, trained = tmp_path / "run", tmp_path / "trained"
+    own = run_tokenizers(config, run, trained, sample).files()
+    for stray in {name, "tokenizer.source.model"}:
+        (run / stray).write_bytes(train_tokenizer(iter(SOURCES), replace(TRAINED, kind="bpe")).model_bytes)
+        named = rf"^{run / stray} is not the tokenizer that this run was prepared with"
+        with pytest.raises(UserError, match=named):
+            run_tokenizers(config, run, trained, sample)
+        with pytest.raises(UserError, match=named):
+            remove_tokenizers(run, config, config)
+        (run / stray).write_bytes(own[stray]) if stray in own else (run / stray).unlink()
+    assert run_tokenizers(config, run, trained, no_sample).files() == own
+
+
+def test_a_missing_tokenizer_is_made_again_but_never_another_one(tmp_path: Path) -> None:
+    run, trained = tmp_path / "run", tmp_path / "trained"
+    own = run_tokenizers(TRAINED, run, trained, sample).fingerprint
+    (run / "tokenizer.model").unlink()
+    assert run_tokenizers(TRAINED, run, trained, no_sample).fingerprint == own
+    (run / "tokenizer.model").unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.model is missing, and the configuration now makes another"):
+        run_tokenizers(replace(TRAINED, vocab_size=301), run, tmp_path / "other", sample)
+
+
+def test_a_given_one_may_be_gone_once_it_is_copied(given: TokenizerConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    own = run_tokenizers(given, run, tmp_path / "trained", no_sample).fingerprint
+    (tmp_path / "given.model").unlink()
+    remove_tokenizers(run, given, given)
+    assert run_tokenizers(given, run, tmp_path / "trained", no_sample).fingerprint == own
+    remove_tokenizers(run, given, replace(given, path="elsewhere.model"))
+    with pytest.raises(UserError, match=r"the tokenizer .*given\.model cannot be read"):
+        run_tokenizers(given, run, tmp_path / "trained", no_sample)
+
+
+def test_a_run_of_an_older_version_has_no_record_yet(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_tokenizers(TRAINED, run, tmp_path / "trained", sample)
+    (run / "tokenizer.sha256").unlink()
+    run_tokenizers(TRAINED, run, tmp_path / "trained", no_sample)
+    assert (run / "tokenizer.sha256").read_text().endswith("  tokenizer.model\n")

@@ -5,6 +5,7 @@ import pytest
 
 from trainer.data.config import CorpusConfig, TokenizerConfig
 from trainer.data.preparation import validation
+from trainer.data.preparation.known_sources import KnownSources
 from trainer.data.preparation.validation import copy_validation, load_validation
 from trainer.data.text.tokenizer import Tokenizer, TokenizerPair, train_tokenizer
 
@@ -41,16 +42,16 @@ def test_a_copy_stands_in_for_a_source_that_is_gone(
 ) -> None:
     corpus = make_corpus(["a tree", "the end"], ["ein Baum", "das Ende"])
     expected = load_validation(corpus, joint)
-    copy_validation(corpus, tmp_path / "copies")
+    copy_validation(corpus, tmp_path / "copies", KnownSources(tmp_path / "copies"))
     monkeypatch.setattr(validation, "read_pairs", lambda corpus: pytest.fail("read again"))
-    copy_validation(corpus, tmp_path / "copies")
+    copy_validation(corpus, tmp_path / "copies", KnownSources(tmp_path / "copies"))
     assert load_validation(corpus, joint, tmp_path / "copies") == expected
 
 
 def test_a_changed_source_is_copied_again(
     make_corpus: Callable[..., CorpusConfig], joint: TokenizerPair, tmp_path: Path
 ) -> None:
-    copy_validation(make_corpus(["a"], ["b"]), tmp_path / "copies")
+    copy_validation(make_corpus(["a"], ["b"]), tmp_path / "copies", KnownSources(tmp_path / "copies"))
     corpus = make_corpus(["changed"], ["b"])
-    copy_validation(corpus, tmp_path / "copies")
+    copy_validation(corpus, tmp_path / "copies", KnownSources(tmp_path / "copies"))
     assert load_validation(corpus, joint, tmp_path / "copies").sources == ["changed"]
