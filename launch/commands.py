@@ -1,4 +1,4 @@
-"""What each command does. Heavy modules are imported where they are needed, so that `--help` and mistakes are quick."""
+"""What each command does. Heavy modules are imported only when needed, so that `--help` and mistakes are quick."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def config(options: Namespace) -> int:
 
 
 def train(options: Namespace) -> int:
-    """Checks everything that can be checked beforehand, then trains here or in several processes."""
+    """Checks everything that can be checked beforehand, then trains in this process or in several others."""
     from launch.processes import launcher_variables, local
     from launch.processes.output import outlive_the_readers
     from trainer.configuration import reading as configuration
@@ -48,15 +48,15 @@ def train(options: Namespace) -> int:
     check_text(config.data, config.tokenizer, config.run.directory)
     if processes == 1:
         return _until_it_ends(lambda: _train_here(config))
-    # Here and not in a worker: the others would wait for it inside a collective, which has a time limit.
+    # Here and not in a worker: the other ranks would wait in a collective, which has a time limit.
     run_directory.prepare(config)
-    # The configuration that was checked, whatever happens to the user's file in the meantime.
+    # The configuration that was checked, even if the user changes the file in the meantime.
     worker_arguments = [str(config_path(config.run.directory))]
     return _until_it_ends(lambda: local.run_workers(worker_arguments, processes))
 
 
 def _until_it_ends(start: Callable[[], Failure | None]) -> int:
-    """The exit status of a training that is started again where that mends what ended it."""
+    """Starts a training, and again after each failure that a restart can correct. Returns the exit status."""
     while (failure := start()) is not None:
         if failure.message:
             print(failure.message, file=sys.stderr)
@@ -83,7 +83,7 @@ def worker(options: Namespace) -> int:
 
 
 def submit(options: Namespace) -> int:
-    """Checks a run, or each of a sweep, as `train` does, then gives it to SLURM."""
+    """Checks a run, or each run of a sweep, as `train` does, then submits it to SLURM."""
     from launch.slurm import submit as slurm
     from launch.slurm.profile import load_profile
 
@@ -99,7 +99,7 @@ def submit(options: Namespace) -> int:
 
 
 def prepare(options: Namespace) -> int:
-    """Writes tokenizers and stores and says what is in them."""
+    """Writes tokenizers and stores and prints what is in them."""
     from launch.watching.prepare_report import report
     from trainer.configuration import reading as configuration
     from trainer.data.preparation.build_stores import verify
@@ -207,7 +207,7 @@ def status(options: Namespace) -> int:
 
 
 def logs(options: Namespace) -> int:
-    """Shows what a rank has said."""
+    """Prints the log of a rank."""
     from launch.watching.logs import show_log
 
     with suppress(KeyboardInterrupt) if options.follow else nullcontext():

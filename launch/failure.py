@@ -1,4 +1,4 @@
-"""How a failure is told: a sentence and status 2 for what the user can mend, a traceback for what only we can."""
+"""What the user reads about a failure: one sentence if they can correct it, a traceback if only we can."""
 
 import errno
 import os
@@ -10,9 +10,9 @@ from trainer.errors import ExitStatus, OutOfMemory, ProcessDied, UserError, erro
 
 @dataclass(frozen=True)
 class Failure:
-    """The exit status of a command that failed, and what to print on stderr (nothing where it is empty).
+    """The exit status of a command that failed, and what to print on stderr, which may be empty.
 
-    `start_again`: the same start mends it, without a human. `lost_peer`: another rank has the cause.
+    `start_again`: the same command succeeds without any change. `lost_peer`: the cause is another rank's failure.
     """
 
     status: int
@@ -22,7 +22,7 @@ class Failure:
 
 
 def explain(error: BaseException) -> Failure:
-    """What to tell of an exception that ended a command or a worker."""
+    """The exit status and message for an exception that ended a command or a worker."""
     if isinstance(error, UserError):
         return Failure(
             ExitStatus.TRY_AGAIN if isinstance(error, ProcessDied) else ExitStatus.USER_ERROR, f"dragoman: {error}"
@@ -30,7 +30,7 @@ def explain(error: BaseException) -> Failure:
     if isinstance(error, OutOfMemory):
         return Failure(
             ExitStatus.TRY_AGAIN,
-            f"dragoman: rank {os.environ.get('RANK', '0')} ran out of memory ({error}); the next start goes on from "
+            f"dragoman: rank {os.environ.get('RANK', '0')} ran out of memory ({error}); the next start resumes from "
             "the newest checkpoint and computes each micro-batch in twice as many parts. A smaller `data.max_tokens` "
             "avoids it.",
             start_again=True,
@@ -42,23 +42,23 @@ def explain(error: BaseException) -> Failure:
     if lost_peer(error):
         return Failure(
             ExitStatus.TRY_AGAIN,
-            f"dragoman: rank {os.environ.get('RANK', '0')} lost another rank, which was killed, perhaps for want of "
-            "memory, or failed, or hangs (its log has what it said last); the same command goes on from the newest "
-            f"checkpoint ({error_line(error, with_type=False)})",
+            f"dragoman: rank {os.environ.get('RANK', '0')} lost another rank, which failed, hangs or was killed, "
+            "possibly out of memory (see its log). The same command resumes from the newest checkpoint "
+            f"({error_line(error, with_type=False)})",
             lost_peer=True,
         )
     full = _full_disk(error)
     if full is not None:
         return Failure(
             ExitStatus.USER_ERROR,
-            f"dragoman: no space is left on the disk{_where(full)}; free some and give the same command again: what is "
-            "complete is kept.",
+            f"dragoman: no space is left on the disk{_where(full)}; free some and run the same command again, which "
+            "keeps what is complete.",
         )
     return Failure(ExitStatus.DEFECT, "".join(traceback.format_exception(error)).rstrip())
 
 
 def _full_disk(error: BaseException) -> BaseException | None:
-    """The exception in the chain that says so; Rust and C++ libraries report a full disk in words only."""
+    """The exception in the chain that reports a full disk; Rust and C++ libraries do so in their message only."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -5,8 +5,8 @@
     python slurm/local_cluster.py demo FOLDER [key=value …]
         starts it, trains with these settings, preempts, shows status, waits for the end, stops it
 
-Needs root and Debian's packages slurm-wlm and munge. Everything it writes lies in FOLDER, and its ports are free ones,
-so it is not in the way of another SLURM. The nodes n1 and n2 share this machine; the partition `high` preempts `main`.
+Needs root and Debian's packages slurm-wlm and munge. Everything it writes is in FOLDER, and its ports are free ones,
+so that it does not disturb another SLURM. The nodes n1 and n2 share this machine; the partition `high` preempts `main`.
 """
 
 import os
@@ -63,7 +63,7 @@ PartitionName=high Nodes=n1,n2 MaxTime=UNLIMITED PriorityTier=10 PreemptMode=OFF
 
 
 def missing() -> str | None:
-    """Why this machine cannot have such a SLURM, and how it could; None where it can."""
+    """Why this machine cannot run such a SLURM and what it needs, or None if it can."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     lacking = [name for name in NEEDED if shutil.which(name, path=path) is None]
     if lacking:
@@ -72,7 +72,7 @@ def missing() -> str | None:
 
 
 class LocalCluster:
-    """The daemons whose files lie in `folder`, known by them: any process may stop what another started."""
+    """The daemons whose files are in `folder`. They are found by these files, so any process can stop them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
@@ -83,7 +83,7 @@ class LocalCluster:
         }
 
     def start(self) -> None:
-        """Starts all daemons, after what an earlier start left in the folder has been ended and removed."""
+        """Starts all daemons, after ending and removing what an earlier start left in the folder."""
         self.stop()
         for name in ("state", *(f"spool.{node}" for node in NODES)):
             (self.folder / name).mkdir(parents=True)
@@ -157,7 +157,7 @@ class LocalCluster:
                 wait_for(lambda: _has_ended(pid), 20, f"{pid_file.stem} does not end")
 
     def _end_steps(self) -> None:
-        """Whatever still runs for a job of this SLURM: a killed slurmd cannot end it any more."""
+        """Kills what still runs for a job of this SLURM: a killed slurmd cannot do it."""
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 environment = (process / "environ").read_bytes()
@@ -194,7 +194,7 @@ def _free_ports(number: int) -> list[int]:
 
 
 def wait_for(condition: Callable[[], object], seconds: float, complaint: str) -> None:
-    """Looks until the condition holds. Raises TimeoutError with the complaint after so many seconds."""
+    """Waits until the condition holds. Raises TimeoutError with the complaint after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

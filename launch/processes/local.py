@@ -1,4 +1,4 @@
-"""Several worker processes on this machine, started through torchrun and watched until they end."""
+"""Runs several worker processes on this machine: starts them through torchrun and watches them until they end."""
 
 import contextlib
 import glob
@@ -21,12 +21,12 @@ from trainer.run_directory.stop_reason import STOP_SIGNALS, stop_signals
 POLL_SECONDS = 0.1
 # Not `launch.worker`: PYTHONPATH may hold a module `launch` of the user's, see `dragoman_script`.
 WORKER = ("-m", "dragoman_script", "worker")
-# One asks the loop to save and stop, two stop it at once, three end workers that do not answer.
+# One Ctrl-C asks the loop to save and stop, two stop it at once, three kill workers that do not react.
 INTERRUPTS_TO_KILL = 3
 
 
 def visible_gpus() -> int:
-    """How many CUDA devices a new process would see, found out without importing torch."""
+    """The number of CUDA devices that a new process would see. Does not import torch."""
     devices = glob.glob("/dev/nvidia[0-9]*")
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not devices or chosen is None:
@@ -44,9 +44,9 @@ def prepare_environment(processes: int, on_cpu: bool) -> None:
 
 
 def run_workers(arguments: Sequence[str], processes: int) -> Failure | None:
-    """Runs `launch.worker` with these arguments in `processes` processes until all have ended; None if all went well.
+    """Runs `launch.worker` with these arguments in `processes` processes until all have ended.
 
-    Stop signals are passed on to the workers. When one worker fails, the others are ended.
+    Passes stop signals on to the workers. When one worker fails, ends the others. Returns its failure, or None.
     """
     with tempfile.TemporaryDirectory(prefix="dragoman-", ignore_cleanup_errors=True) as folder:
         workers = Workers(Path(folder))
@@ -65,7 +65,7 @@ def run_workers(arguments: Sequence[str], processes: int) -> Failure | None:
             while torchrun.poll() is None and not workers.failed and not workers.must_end:
                 workers.forward_signals()
                 time.sleep(POLL_SECONDS)
-            return workers.verdict(torchrun.poll())
+            return workers.failure(torchrun.poll())
         finally:
             if torchrun.poll() is None:
                 torchrun.kill()  # first, so that it does not report the workers that we end
@@ -77,7 +77,7 @@ def run_workers(arguments: Sequence[str], processes: int) -> Failure | None:
 
 
 class Workers:
-    """The processes that torchrun started, known by what they leave in the launch folder."""
+    """The processes that torchrun started, known by their files in the launch folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -86,25 +86,25 @@ class Workers:
 
     @property
     def failed(self) -> bool:
-        """Whether a worker has left its failure."""
+        """Whether a worker has written its failure."""
         return has_failed(self._folder)
 
     @property
     def asked_to_stop(self) -> bool:
-        """Whether a stop signal has come."""
+        """Whether a stop signal was received."""
         return bool(self._signals)
 
     @property
     def must_end(self) -> bool:
-        """Whether the user has lost patience."""
+        """Whether the user has pressed Ctrl-C too often to wait any longer."""
         return self._signals.count(signal.SIGINT) >= INTERRUPTS_TO_KILL
 
     def remember(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler: `forward_signals` sends the signal on."""
+        """A signal handler. `forward_signals` passes the signal on."""
         self._signals.append(number)
 
     def forward_signals(self) -> None:
-        """Sends every worker the signals that it has not got, also those from before it was there."""
+        """Sends every worker the signals it has not received yet, including those from before it started."""
         for pid in read_process_ids(self._folder):
             for number in self._signals[self._num_sent.get(pid, 0) :]:
                 with contextlib.suppress(ProcessLookupError):
@@ -112,13 +112,13 @@ class Workers:
             self._num_sent[pid] = len(self._signals)
 
     def kill(self) -> None:
-        """Ends all workers, with the processes that they have started, at once."""
+        """Kills all workers and the processes that they have started."""
         for pid in read_process_ids(self._folder):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(os.getpgid(pid), signal.SIGKILL)
 
-    def verdict(self, torchrun_status: int | None) -> Failure | None:
-        """What became of the launch; `torchrun_status` is None where torchrun has not ended by itself."""
+    def failure(self, torchrun_status: int | None) -> Failure | None:
+        """Why the launch failed, or None if it did not. `torchrun_status` is None if torchrun is still running."""
         if self.failed:
             return read_first_failure(self._folder)
         if self.must_end:
@@ -127,8 +127,8 @@ class Workers:
             return None
         return Failure(
             ExitStatus.DEFECT,
-            "dragoman: a worker process died without a word, perhaps for want of memory (torchrun's report is above, "
-            "`dragoman logs RUN --rank R` has what it said last); the same command goes on from the last checkpoint.",
+            "dragoman: a worker process was killed without an error message, possibly out of memory (see torchrun's "
+            "report above and `dragoman logs RUN --rank R`). The same command resumes from the newest checkpoint.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Standard output and error of a training, which goes on when nobody reads them any more."""
+"""Standard output and error of a training, which continues when nobody reads them any more."""
 
 import errno
 import os

@@ -81,8 +81,7 @@ _SECONDS_TO_MEET = 50
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What is asked for in one job: the run's directory, an absolute path, and where relative paths of its corpora
-    start."""
+    """What one job is for. Both paths are absolute; relative paths of corpora start at `working_directory`."""
 
     run_directory: Path
     working_directory: Path

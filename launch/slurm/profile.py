@@ -1,4 +1,4 @@
-"""What differs between clusters: a YAML file of settings, chosen by `--profile` or DRAGOMAN_SLURM_PROFILE."""
+"""The settings of a cluster: a YAML file, chosen by `--profile` or DRAGOMAN_SLURM_PROFILE."""
 
 import os
 from collections.abc import Sequence
@@ -15,49 +15,50 @@ PROFILES = Path(__file__).parent / "profiles"
 
 @dataclass(frozen=True)
 class Profile:
-    """A cluster's settings. What is null is left to the cluster."""
+    """A cluster's settings. What is null is left to the cluster's defaults."""
 
     account: str | None = None
     partition: str | None = None
     qos: str | None = None
     constraint: str | None = None
     time: str | None = None
-    """As SLURM writes it: minutes, hours:minutes:seconds or days-hours."""
+    """The time limit as SLURM writes it: minutes, hours:minutes:seconds or days-hours."""
     memory: str | None = None
-    """Of each node, such as 200G; "0" is all of it."""
+    """The memory of each node, such as 200G; "0" is all of it."""
     processes_per_node: int = 1
-    """One for each GPU."""
+    """One per GPU."""
     cpus_per_process: int | None = None
     gpus: Literal["gres", "gpus-per-node", "none"] = "none"
-    """How the cluster wants to be asked for GPUs; `none` also where a node is only given as a whole."""
+    """How to request GPUs; `none` if there are none, or if the cluster gives whole nodes only."""
     gpu_type: str | None = None
     sbatch_options: tuple[str, ...] = ()
-    """Other options of the job, such as --exclusive."""
+    """Further options of sbatch, such as --exclusive."""
     srun_options: tuple[str, ...] = ()
-    """Other options of the step, such as --container-image=… and --container-mounts=… of pyxis."""
+    """Further options of srun, such as --container-image=… and --container-mounts=… of pyxis."""
     modules: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
-    """Lines of shell before the training. Secrets do not belong here, but in a file that such a line reads."""
+    """Lines of shell to run before training. Keep secrets in a file that such a line reads, not in the profile."""
     container: tuple[str, ...] = ()
-    """Words before each command of the training, such as apptainer exec --nv image.sif."""
+    """Words put before each command of the training, such as apptainer exec --nv image.sif."""
     python: str | None = None
-    """By default the one that `dragoman submit` runs on; inside a container that of the image."""
+    """The Python to run; by default the one that runs `dragoman submit`. With `container`, the one in the image."""
     network_interface: str | None = None
-    """For NCCL and gloo, such as ib0, where they choose the wrong one."""
+    """The network interface for NCCL and gloo, such as ib0, if they choose the wrong one."""
     address: str | None = None
-    """Only where all nodes are one machine: where its processes meet."""
+    """The address at which the processes meet; by default the name of the first node."""
     requeue: bool = True
-    """Whether the cluster lets a job requeue itself; where not, there is `--chain`."""
+    """Whether the cluster lets a job requeue itself; if not, use `--chain`."""
     max_crashes: int = 10
-    """So many crashes in a row are followed by a new start."""
+    """Restart after at most this many consecutive crashes."""
     signal_seconds: int = 300
-    """So long before the time limit the run saves and stops: two saves and a step must fit into it."""
+    """Save and stop this long before the time limit: two saves and a step must fit into it."""
 
 
 def load_profile(name: str | None, overrides: Sequence[str] = ()) -> Profile:
-    """The profile of this name in `slurm/profiles`, or in this file; without a name that of the environment.
+    """Reads the profile of this name, or the one in this file; without a name, the one that the environment names.
 
-    Raises UserError where there is none, or where it says what a profile cannot say.
+    `overrides` are changes such as `account=translation`. Raises UserError if there is no such profile or if it is not
+    valid.
     """
     name = name or os.environ.get(VARIABLE)
     known = sorted(path.stem for path in PROFILES.glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""A copy of the code beside a run, so that a job that starts again next week runs what was submitted."""
+"""A copy of the code in the run directory, so that a job that restarts next week runs what was submitted."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ SCRIPT = "dragoman_script.py"
 def take_snapshot(folder: Path) -> str:
     """Copies the packages as they are now, uncommitted changes included, in place of an older copy.
 
-    The commit and the changes lie beside them where the packages come from a clone. Returns how the copy is told.
+    From a clone, writes the commit and the changes next to them. Returns a description of the copy for the user.
     """
     draft = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(draft, ignore_errors=True)
@@ -21,12 +21,12 @@ def take_snapshot(folder: Path) -> str:
     shutil.copy(HOME / SCRIPT, draft / SCRIPT)
     commit = git(HOME, "rev-parse", "HEAD") if (HOME / ".git").exists() else None
     changes = git(HOME, "diff", "HEAD") if commit else None
-    told = f"commit {commit.strip()[:12]}" if commit else "the installed packages"
+    description = f"commit {commit.strip()[:12]}" if commit else "the installed packages"
     if commit:
         (draft / COMMIT_FILE).write_text(commit)
     if changes:
         (draft / CHANGES_FILE).write_text(changes)
-        told += " with uncommitted changes"
+        description += " with uncommitted changes"
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
-    return told
+    return description

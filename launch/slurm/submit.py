@@ -1,4 +1,4 @@
-"""`dragoman submit`: a run as a SLURM job. Checks what `train` checks, freezes what was checked, asks sbatch."""
+"""`dragoman submit`: checks what `train` checks, copies code and configuration, and submits a SLURM job."""
 
 import itertools
 import re
@@ -28,8 +28,10 @@ _SECONDS_TO_ANSWER = 60
 
 @dataclass(frozen=True)
 class Submission:
-    """What the user asks for beside the configuration: `chain` jobs, each after the one before, the first `after` a
-    job that is already there."""
+    """What the user asks for besides the configuration.
+
+    There are `chain` jobs, each after the one before. The first starts after the existing job `after`, if one is given.
+    """
 
     profile: Profile
     nodes: int = 1
@@ -38,8 +40,10 @@ class Submission:
 
 
 def sweep(config: str, changes: Sequence[str], arrays: Sequence[str]) -> list[Config]:
-    """One configuration for each combination of the values in `key=value,value,…`, each with a run directory of its
-    own. Raises UserError for the first that is not sound."""
+    """One configuration per combination of the values in `key=value,value,…`, each with its own run directory.
+
+    Raises UserError for the first one that is not valid.
+    """
     axes = [_axis(array) for array in arrays]
     configs = []
     for chosen in itertools.product(*axes):
@@ -65,7 +69,7 @@ def _axis(array: str) -> list[str]:
 
 
 def check(config: Config, submission: Submission) -> None:
-    """Everything that `train` checks before it starts processes. Raises UserError."""
+    """Checks everything that `train` checks before it starts processes. Raises UserError."""
     from trainer.data.order.partition import check_world_size
     from trainer.data.preparation.build_stores import check_text
 
@@ -82,19 +86,19 @@ def check(config: Config, submission: Submission) -> None:
 
 
 def dry_run(config: Config, submission: Submission) -> Iterator[str]:
-    """The script, and what SLURM would do with it where there is one; nothing is written."""
+    """Yields the script and, on a machine with SLURM, what `sbatch --test-only` answers. Writes nothing."""
     script = _script(config, submission)
     yield script
     if shutil.which("sbatch"):
         yield f"# sbatch --test-only: {_sbatch(['--test-only'], script)}"
     else:
-        yield "# There is no SLURM on this machine: sbatch was not asked what it thinks of it."
+        yield "# There is no SLURM on this machine, so that `sbatch --test-only` was not asked."
 
 
 def submit(config: Config, submission: Submission) -> Iterator[str]:
-    """Freezes code and configuration beside the run and puts its jobs into the queue; what was done, line by line.
+    """Copies code and configuration into the run directory and submits the jobs. Yields a line about each.
 
-    Raises UserError where there is no SLURM, where it refuses, or where the run is already in the queue.
+    Raises UserError if there is no SLURM, if it refuses the job, or if the run is already in the queue.
     """
     if shutil.which("sbatch") is None:
         raise UserError(
@@ -123,9 +127,9 @@ def submit(config: Config, submission: Submission) -> Iterator[str]:
         for _ in range(submission.chain):
             options = ["--parsable", *([f"--dependency=afterany:{after}"] if after else [])]
             after = _sbatch([*options, str(path)]).splitlines()[-1].split(";")[0]
-            told = f"nodes: {submission.nodes}, processes on each: {submission.profile.processes_per_node}, {code}"
-            record_decision(directory, "submitted", f"submitted, {told}", after)
-            yield f"job {after}: {directory}, {told}; {path.with_name(f'job-{after}.log')}"
+            size = f"nodes: {submission.nodes}, processes on each: {submission.profile.processes_per_node}, {code}"
+            record_decision(directory, "submitted", f"submitted, {size}", after)
+            yield f"job {after}: {directory}, {size}; {path.with_name(f'job-{after}.log')}"
 
 
 def _script(config: Config, submission: Submission) -> str:
@@ -134,10 +138,10 @@ def _script(config: Config, submission: Submission) -> str:
 
 
 def _refuse_if_finished(directory: Path, max_steps: int) -> None:
-    said = read_state(directory) or {}
-    if said.get("state") == "finished" and said["step"] >= max_steps:
+    state = read_state(directory) or {}
+    if state.get("state") == "finished" and state["step"] >= max_steps:
         raise UserError(
-            f"the run {directory} has finished after step {said['step']}: give it more `run.max_steps`, or name "
+            f"the run {directory} has finished after step {state['step']}: give it more `run.max_steps`, or name "
             "another `run.directory`."
         )
 
@@ -152,7 +156,7 @@ def _refuse_if_queued(directory: Path) -> None:
 
 
 def _sbatch(options: Sequence[str], script: str | None = None) -> str:
-    """What sbatch answers."""
+    """Calls sbatch and returns its answer. Raises UserError if SLURM refuses or does not answer."""
     try:
         answer = subprocess.run(
             ["sbatch", *options],

@@ -1,4 +1,4 @@
-"""What a rank has said: the end of its log, and what comes after it."""
+"""Prints the log of a rank."""
 
 import sys
 import time
@@ -12,9 +12,9 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def show_log(run_directory: Path, rank: int, number: int, follow: bool) -> None:
-    """Prints the last lines of a rank's log; with `follow` also what is added, until Ctrl-C.
+    """Prints the last `number` lines of a rank's log; with `follow` also what is added, until Ctrl-C.
 
-    Raises UserError where there is no such log.
+    Raises UserError if there is no such log.
     """
     path = log_path(run_directory, rank)
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What has happened to a run: its starts and what ended each, its saves, its failures."""
+"""The history of a run: its starts and what ended each, its saves, its failures."""
 
 from bisect import bisect
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ from typing import Any
 from trainer.reporting.events import STARTS, Event
 from trainer.run_directory.layout import checkpoint_step, list_checkpoints
 
-_NO_REASON = "died without a word"
+_NO_REASON = "killed without an error message"
 
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Something that happened at a step, told in a text; `time` in seconds since 1970, None where nobody wrote it."""
+    """Something that happened at a step. `time` is in seconds since 1970, None if it was not recorded."""
 
     step: int
     time: float | None
@@ -27,7 +27,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Restart:
-    """A start of the run after its first; `reason` is what had ended the one before."""
+    """A start of the run after its first. `reason` is why the start before it ended."""
 
     step: int
     time: float | None
@@ -38,7 +38,7 @@ class Restart:
 
 
 def causes(failures: Sequence[Record], events: Sequence[Record]) -> list[Record]:
-    """The failures without those of ranks that only lost another one, where the same start has the cause as well."""
+    """The failures, without those of ranks that only lost another rank in a start whose cause is known."""
     starts = [event.get("time") or 0.0 for event in events if event.get("event") in STARTS]
 
     def start_of(failure: Record) -> int:
@@ -49,7 +49,7 @@ def causes(failures: Sequence[Record], events: Sequence[Record]) -> list[Record]
 
 
 def restarts(events: Sequence[Record], failures: Sequence[Record], requeues: Sequence[Record]) -> list[Restart]:
-    """All starts but the first, in order; `events` are those of `metrics.jsonl`."""
+    """All starts but the first, in order. `events` are from metrics.jsonl, `requeues` from restarts.jsonl."""
     found: list[Restart] = []
     before: Record | None = None
     ended: str | None = None
@@ -66,14 +66,14 @@ def restarts(events: Sequence[Record], failures: Sequence[Record], requeues: Seq
 
 
 def _restart(event: Record, reason: str | None, requeue: str | None) -> Restart:
-    told = [reason or _NO_REASON, *([f"SLURM: {requeue}"] if requeue and requeue != reason else [])]
+    reasons = [reason or _NO_REASON, *([f"SLURM: {requeue}"] if requeue and requeue != reason else [])]
     return Restart(
         step=event.get("step", 0),
         time=event.get("time"),
         host=event.get("host"),
         world_size=event.get("world_size"),
         slurm_job=event.get("slurm_job"),
-        reason="; ".join(told),
+        reason="; ".join(reasons),
     )
 
 
@@ -106,8 +106,8 @@ def last_saves(directory: Path, events: Sequence[Record]) -> tuple[Moment | None
     return saved, None
 
 
-def told_failures(failures: Sequence[Record]) -> list[Moment]:
-    """Failures as they are told, in order."""
+def failure_moments(failures: Sequence[Record]) -> list[Moment]:
+    """The failures as they are shown, in order."""
     return [
         Moment(f.get("step", 0), f.get("time"), f"rank {f.get('rank')} on {f.get('host')}: {f.get('error')}")
         for f in failures

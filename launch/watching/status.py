@@ -1,4 +1,4 @@
-"""Where a run stands: facts from its files and from SLURM, read without torch and without waiting."""
+"""Where a run stands, from its files and from SLURM. Needs no torch and does not wait."""
 
 import socket
 import time
@@ -16,9 +16,9 @@ from launch.watching.run_history import (
     Record,
     Restart,
     causes,
+    failure_moments,
     last_saves,
     restarts,
-    told_failures,
 )
 from trainer.errors import UserError
 from trainer.reporting.digest import MetricsDigest
@@ -28,16 +28,16 @@ from trainer.run_directory.rank_log import last_lines
 from trainer.run_directory.state import read_failures, read_state
 from trainer.run_directory.watchdog import read_heartbeats
 
-# A heartbeat comes every 10 s. So much older, the process is gone, or its file system is.
+# Heartbeats come every 10 s. If the last one is older than this, the process or its file system is gone.
 _SECONDS_TO_BE_SILENT = 60.0
-# Of the time that a rank may be without progress before it counts as hung.
+# Report a rank once it has used this fraction of its hang limit.
 _NOTEWORTHY = 0.25
 _NUM_FAILURES, _NUM_LINES = 3, 8
 
 
 @dataclass(frozen=True)
 class Score:
-    """The last validation on one set and the best; BLEU is None where nothing was translated."""
+    """The last and the best validation on one set; BLEU is None if nothing was translated."""
 
     name: str
     step: int
@@ -54,7 +54,7 @@ class RunStatus:
     A run has died if no process of it is left and none reported why. `slurm/README.md` explains the others.
 
     Times are seconds since 1970. `loss`, `nll` and `tokens_per_second` (real target tokens) are the last report's;
-    `last_lines` are what was said before a run failed or died.
+    `last_lines` are the end of the log of a run that failed or died.
     """
 
     run: str
@@ -82,7 +82,7 @@ class RunStatus:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The run directory itself, or those in a folder and in its folders. Raises UserError where there is none."""
+    """The run directory itself, or those in a folder and its subfolders. Raises UserError if there is none."""
     if _is_run(folder):
         return [folder]
     if not folder.is_dir():
@@ -96,12 +96,12 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def _is_run(path: Path) -> bool:
-    """Whether something was started there, or submitted. A model directory has a configuration as well."""
+    """Whether a run was started there, or submitted. A model directory has a configuration as well."""
     return (path / OWNER).exists() or (config_path(path).exists() and not (path / WEIGHTS).exists())
 
 
 class RunReader:
-    """Reads one run again and again, of its metrics only what is new."""
+    """Reads one run repeatedly; of its metrics only what is new."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -109,13 +109,13 @@ class RunReader:
 
     @property
     def job_ids(self) -> list[str]:
-        """The SLURM jobs that have to do with the run, the newest last."""
+        """The ids of the run's SLURM jobs, newest last."""
         said = [record.get("job") for record in read_decisions(self._directory)]
         said.append((read_state(self._directory) or {}).get("slurm_job"))
         return [str(job) for job in said if job]
 
     def read(self, jobs: Mapping[str, Job]) -> RunStatus:
-        """The run as it stands now; `jobs` is what SLURM says."""
+        """The run as it stands now; `jobs` is what SLURM reports."""
         self._metrics.update()
         now, said = time.time(), read_state(self._directory) or {}
         beats = _heartbeats(self._directory, said)
@@ -151,32 +151,32 @@ class RunReader:
             checkpoint=checkpoint,
             failed_save=failed_save,
             troubled_ranks=list(_troubles(said, beats, now)) if state == "training" else [],
-            failures=told_failures(failures[-_NUM_FAILURES:]),
+            failures=failure_moments(failures[-_NUM_FAILURES:]),
             last_lines=_last_lines(self._directory, state, cause, beats, decisions),
             job=jobs[ids[-1]] if ids else None,
         )
 
     def _eta(self, train: Record, now: float) -> float | None:
-        """The last report's, less the time since it."""
+        """The estimate of the last report, minus the time since then."""
         if train.get("eta_seconds") is None:
             return None
         return max(0.0, train["eta_seconds"] - (now - metrics_path(self._directory).stat().st_mtime))
 
 
 def read_all(readers: Sequence[RunReader]) -> list[RunStatus]:
-    """All runs, with one question to SLURM."""
+    """Reads all runs and asks SLURM once."""
     jobs = find_jobs(number for reader in readers for number in reader.job_ids)
     return [reader.read(jobs) for reader in readers]
 
 
 def _heartbeats(directory: Path, said: Record) -> dict[int, dict[str, Any]]:
-    """Of the last start: an earlier one may have had more ranks."""
+    """The heartbeats of the last start: an earlier one may have had more ranks."""
     since, world_size = said.get("started", 0.0) - _SECONDS_TO_BE_SILENT, said.get("world_size", 0)
     return {r: b for r, b in read_heartbeats(directory).items() if r < world_size and b["time"] >= since}
 
 
 def _state(directory: Path, said: Record, beats: Mapping[int, Record], now: float) -> tuple[str, str]:
-    """What the run does, and more about it. `said` is the word of rank 0, which may have died since."""
+    """The state of the run and more about it. `said` is the state that rank 0 wrote, which may have died since."""
     try:
         owner, sees_locks = find_owner(directory), said.get("host") == socket.gethostname()
     except OSError:
@@ -188,23 +188,23 @@ def _state(directory: Path, said: Record, beats: Mapping[int, Record], now: floa
     if state is None:
         return "new", "nothing has been trained yet"
     if state == "stopped":
-        return state, f"{reason}; it has been saved, and the same command goes on"
+        return state, f"{reason}; it has been saved, and the same command resumes it"
     if state != "training":
         return state, "" if reason == state else str(reason)
     if owner is not None:
         return state, owner
     recent = any(now - beat["time"] < _SECONDS_TO_BE_SILENT for beat in beats.values())
     if recent and not sees_locks:
-        return state, f"process {said.get('pid')} on {said.get('host')}, whose lock is not to be seen from here"
-    return "died", "no process is left, and none said why; the same command goes on from the last checkpoint"
+        return state, f"process {said.get('pid')} on {said.get('host')}, whose lock cannot be seen from here"
+    return "died", "no process is left and none reported why; the same command resumes from the newest checkpoint"
 
 
 def _troubles(said: Record, beats: Mapping[int, Record], now: float) -> Iterator[str]:
-    """A sentence for each rank that is silent, or has made no step for long."""
+    """A sentence for each rank that is silent or makes no progress."""
     for rank in range(said.get("world_size", 0)):
         beat = beats.get(rank)
         if beat is None:
-            yield f"rank {rank} has not been heard of"
+            yield f"rank {rank} has no heartbeat"
         elif now - beat["time"] > _SECONDS_TO_BE_SILENT:
             yield f"rank {rank} on {beat.get('host')} has been silent for {now - beat['time']:.0f} s"
         elif beat.get("idle", 0.0) > _NOTEWORTHY * beat.get("limit", float("inf")):

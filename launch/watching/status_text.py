@@ -1,4 +1,4 @@
-"""How the state of runs is shown: one run in full, several as a table, once or again and again."""
+"""Shows the state of runs: one run in full, several as a table, once or repeatedly."""
 
 import json
 import sys
@@ -23,9 +23,9 @@ _COLUMNS = ("run", "state", "step", "loss", "BLEU", "tok/s", "to end", "saved", 
 
 
 def show(folder: Path, as_json: bool, watch: float | None) -> None:
-    """Prints where a run stands, or all runs in a folder; with `watch` again and again, after so many seconds.
+    """Prints where a run stands, or all runs in a folder; with `watch` repeatedly, every `watch` seconds.
 
-    Raises UserError where there is no run.
+    Raises UserError if there is no run.
     """
     readers: dict[Path, RunReader] = {}
     console = Console(width=None if sys.stdout.isatty() else _WIDE)
@@ -56,7 +56,7 @@ def show(folder: Path, as_json: bool, watch: float | None) -> None:
 
 
 def status_text(status: RunStatus) -> Text:
-    """One run, a line for each thing that is known."""
+    """One run, one line per fact."""
     lines = [f"{label:<12} {printable(text)}".rstrip() for label, text in _facts(status, time.time())]
     return Text("\n".join([status.run, *(f"  {line}" for line in lines)]))
 
@@ -77,7 +77,7 @@ def _facts(status: RunStatus, now: float) -> Iterator[tuple[str, str]]:
     if status.loss is not None and status.nll is not None:
         yield "loss", f"{status.loss:.4f}, ppl {perplexity(status.nll):.2f}"
     if status.tokens_per_second is not None:
-        yield "speed", f"{status.tokens_per_second:,.0f} target tokens a second"
+        yield "speed", f"{status.tokens_per_second:,.0f} target tokens per second"
     for score in status.scores:
         yield "valid", _score(score)
     yield "checkpoint", _moment(status.checkpoint, now) if status.checkpoint else "none yet"
@@ -97,7 +97,7 @@ def _restarts(restarts: Sequence[Restart], now: float) -> Iterator[tuple[str, st
 
 
 def status_table(statuses: Sequence[RunStatus]) -> RenderableType:
-    """One line a run: the best BLEU, real target tokens a second, how old the newest checkpoint is."""
+    """One line per run: best BLEU, real target tokens per second, age of the newest checkpoint, and so on."""
     table, now = Table(box=None, pad_edge=False), time.time()
     for column in _COLUMNS:
         is_text = column in ("run", "state", "SLURM")
@@ -124,7 +124,7 @@ def _cells(status: RunStatus, now: float) -> Iterator[str]:
 
 
 def _problems(status: RunStatus) -> Iterator[str]:
-    """What a glance at all runs must not miss."""
+    """Sentences about what must not be overlooked."""
     if status.state in ("failed", "failed to start", "died"):
         yield f"{status.state}: {status.detail}"
     if status.failed_save:
@@ -139,13 +139,13 @@ def _step(status: RunStatus) -> str:
 
 
 def _score(score: Score) -> str:
-    told = f"{score.name}: nll {score.nll:.4f}" if score.nll is not None else f"{score.name}:"
+    text = f"{score.name}: nll {score.nll:.4f}" if score.nll is not None else f"{score.name}:"
     if score.bleu is not None:
-        told += f", BLEU {score.bleu:.2f}"
-    told += f" at step {score.step:,}"
+        text += f", BLEU {score.bleu:.2f}"
+    text += f" at step {score.step:,}"
     if score.best_bleu is not None:
-        told += f"; best BLEU {score.best_bleu:.2f} at step {score.best_step:,}"
-    return told
+        text += f"; best BLEU {score.best_bleu:.2f} at step {score.best_step:,}"
+    return text
 
 
 def _moment(moment: Moment, now: float) -> str:

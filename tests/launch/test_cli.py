@@ -1,4 +1,4 @@
-"""The command line teaches, starts quickly, and tells a user's mistake in one line."""
+"""The command line teaches, starts quickly, and reports a user's mistake in one line."""
 
 import io
 import os

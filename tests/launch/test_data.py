@@ -14,7 +14,7 @@ TARGETS = [f"Satz Nummer {n} eines kleinen Korpus" for n in range(200)]
 
 @pytest.fixture(autouse=True)
 def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """With a configuration and its corpus, of which one pair is a copy and one without letters."""
+    """With a configuration and its corpus. One pair is a copy and one without letters."""
     monkeypatch.chdir(tmp_path)
     Path("a.en").write_text("\n".join([*SOURCES, "the same", "1 2 3"]) + "\n")
     Path("a.de").write_text("\n".join([*TARGETS, "the same", "eins zwei drei"]) + "\n")

@@ -1,4 +1,4 @@
-"""What is told of a failure, and with which status."""
+"""What is printed about a failure, and with which status."""
 
 import errno
 

@@ -67,7 +67,7 @@ def launches(tmp_path_factory: pytest.TempPathFactory) -> Launches:
 
 
 def end(process: "subprocess.Popen[str]", seconds: float = 200) -> str:
-    """Waits for the end, and makes one after so many seconds; what was said. Asserts that it went well."""
+    """Waits for the end, or kills it after `seconds`. Returns its output. Asserts that it succeeded."""
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""What a wheel holds: all that the commands read beside code, and a console script that the user cannot shadow."""
+"""What a wheel holds: everything that the commands read, and a console script that the user cannot shadow."""
 
 import configparser
 import shutil

@@ -1,4 +1,4 @@
-"""A worker that any launcher started tells a user's mistake as the command line does."""
+"""A worker that any launcher started reports a user's mistake as the command line does."""
 
 import signal
 import subprocess

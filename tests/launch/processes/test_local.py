@@ -58,13 +58,13 @@ def test_three_interrupts_end_workers_that_do_not_answer(tmp_path: Path) -> None
     for expected in (False, False, True):
         workers.remember(signal.SIGINT, None)
         assert workers.must_end is expected
-    assert workers.verdict(None) == Failure(130, "")
+    assert workers.failure(None) == Failure(130, "")
 
 
 def test_a_worker_that_vanished_is_a_defect(tmp_path: Path) -> None:
     workers = local.Workers(tmp_path)
-    assert workers.verdict(0) is None
-    failure = workers.verdict(1)
+    assert workers.failure(0) is None
+    failure = workers.failure(1)
     assert failure is not None
     assert failure.status == 1
 

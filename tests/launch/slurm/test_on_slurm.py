@@ -116,7 +116,7 @@ class Runner:
 
 
 def local_cluster(word: str, folder: Path) -> str:
-    """What the command for a SLURM to try out says that slurm/README.md tells of."""
+    """Runs the command of slurm/README.md that starts or stops a SLURM; what it prints."""
     (line,) = re.findall(rf"^python (slurm/local_cluster.py {word}) /tmp/slurm$", README.read_text(), re.M)
     command = [sys.executable, *line.split(), str(folder)]
     return subprocess.run(

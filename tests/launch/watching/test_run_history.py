@@ -28,7 +28,7 @@ def test_each_restart_has_its_reason() -> None:
     assert [(restart.step, restart.reason) for restart in found] == [
         (40, "SIGUSR1; SLURM: the time limit"),
         (60, "rank 1: OSError: no disk"),
-        (60, "died without a word"),
+        (60, "killed without an error message"),
     ]
     assert (found[0].host, found[0].world_size, found[0].slurm_job, found[0].time) == ("n1", 2, "7", 30.0)
 
@@ -43,7 +43,9 @@ def test_who_only_lost_another_rank_counts_where_nobody_knows_more() -> None:
 
 
 def test_runs_from_before_starts_had_a_time_and_a_first_event_have_restarts_too() -> None:
-    assert [r.reason for r in restarts([{"event": "resumed", "step": 3}], [], [])] == ["died without a word"]
+    assert [r.reason for r in restarts([{"event": "resumed", "step": 3}], [], [])] == [
+        "killed without an error message"
+    ]
 
 
 def test_a_failed_save_counts_until_the_next_good_one(tmp_path: Path) -> None:

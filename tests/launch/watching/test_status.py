@@ -132,7 +132,7 @@ def test_silent_and_slow_ranks_are_named(run: Path) -> None:
         silent, slow, missing = read(run).troubled_ranks
     assert silent.startswith("rank 1 on n1 has been silent for 90 s")
     assert "rank 2 on n1 has made no progress for 400 s in the phase 'validation' after step 42" in slow
-    assert missing == "rank 3 has not been heard of"
+    assert missing == "rank 3 has no heartbeat"
 
 
 def test_a_failure_is_told_with_its_last_lines(run: Path) -> None:

@@ -76,7 +76,7 @@ def test_killed_and_started_again_it_makes_exactly_the_same_steps(
     assert any(e["event"] == "resumed" and e["step"] > 0 for e in events)
     status = RunReader(runs.folder / name).read({})
     assert (status.state, status.step) == ("finished", STEPS)
-    assert [restart.reason for restart in status.restarts] == ["died without a word"]
+    assert [restart.reason for restart in status.restarts] == ["killed without an error message"]
     for rank in range(2):
         lines = log_path(runs.folder / name, rank).read_text().splitlines()
         assert [f"rank {rank} of 2, " in line for line in lines if line.startswith("===")] == [True, True]
