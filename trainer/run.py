@@ -40,9 +40,11 @@ from trainer.run_directory.state import RunState
 from trainer.run_directory.stop_reason import RunOutcome, StopReason
 from trainer.run_directory.watchdog import Watchdog, end_process
 from trainer.training import rehearsal as memory
-from trainer.training.loop import Collaborators, Loop, Progress
+from trainer.training.collaborators import Collaborators
+from trainer.training.loop import Loop
+from trainer.training.progress import Progress
 from trainer.training.stop_request import StopRequest
-from trainer.training.validation import Evaluator
+from trainer.training.validation import Validator
 
 
 def train(config: Config, give_up: Callable[[str], None] = end_process) -> StopReason:
@@ -98,19 +100,19 @@ def _train(
     engine = create_engine(model, processes, config.engine, config.optimizer)
     resumed = newest_verified(engine, Path(config.run.directory))
     progress = _restored(resumed, config, engine, data, prepared.tokenizers) if resumed else Progress()
-    reporter = _reporter(config, engine, prepared, progress.step, num_parameters, signs.log)
+    reporter = _reporter(config, engine, prepared, progress, num_parameters, signs.log)
     outcome = RunOutcome.FAILED
     signs.state.training(progress.step)
     try:
         reporter.start(start_facts(engine.device, engine.world_size, num_parameters) if engine.rank == 0 else {})
-        evaluator = _evaluator(config, prepared.tokenizers)
+        validator = _validator(config, prepared.tokenizers)
         go_back = partial(_go_back, config, engine)
         num_parts = engine.gather(memory.num_parts(config))[0]
-        parts = Collaborators(
-            engine, data, evaluator, reporter, stop, signs.watchdog, go_back, num_parts,
+        collaborators = Collaborators(
+            engine, data, validator, reporter, stop, signs.watchdog, go_back, num_parts,
             vocab_size=prepared.tokenizers.target.vocab_size, tokenizer=prepared.tokenizers.fingerprint,
         )  # fmt: skip
-        loop = Loop(config, parts, progress)
+        loop = Loop(config, collaborators, progress)
         reason = loop.run()
         signs.state.ended(loop.progress.step, reason)
         reporter.finish(loop.progress.step, reason, _best(config, loop.progress))
@@ -161,17 +163,17 @@ def _go_back(config: Config, engine: Engine) -> Progress | None:
     return Progress.from_document(restore_engine(path, engine), config.evaluation.metric) if path else None
 
 
-def _evaluator(config: Config, tokenizers: TokenizerPair) -> Evaluator | None:
+def _validator(config: Config, tokenizers: TokenizerPair) -> Validator | None:
     if not config.data.valid:
         return None
     replica = build_model(config, tokenizers, compute_dtype(config.engine))
     store = store_directory(config.data, config.run.directory)
     sets = [load_validation(corpus, tokenizers, store) for corpus in config.data.valid]
-    return Evaluator(replica, tokenizers, sets, config.evaluation, config.data)
+    return Validator(replica, tokenizers, sets, config.evaluation, config.data)
 
 
 def _reporter(
-    config: Config, engine: Engine, prepared: Prepared, start_step: int, num_parameters: int, log: RankLog
+    config: Config, engine: Engine, prepared: Prepared, progress: Progress, num_parameters: int, log: RankLog
 ) -> Reporter:
     directory = Path(config.run.directory)
     facts = RunFacts(
@@ -182,16 +184,16 @@ def _reporter(
         precision=config.engine.precision,
         corpora=[(store.manifest.name, store.manifest.num_pairs) for store in prepared.stores],
         tokens_per_step=config.data.max_tokens * config.data.micro_batches_per_step,
-        start_step=start_step,
+        start_step=progress.step,
     )
     console = Console(engine.rank == 0, config.run.max_steps, log.screen, keep=log.keep)
     if engine.rank != 0:
         return Reporter(facts, console)
-    # Before the tracker, which may bring what is kept of it out again.
-    metrics = MetricsFile.open(metrics_path(directory), start_step)
+    # Before the tracker, which may send again what the file still holds.
+    metrics = MetricsFile.open(metrics_path(directory), progress.step, progress.validation_due)
     tracker = create_wandb_tracker(directory, config.tracking.wandb, asdict(config), console.message)
     if config.tracking.tensorboard:
-        sink = TensorBoardSink(directory, start_step)
+        sink = TensorBoardSink(directory, progress.step)
         tracker = Trackers(tracker, BackgroundTracker(sink, console.message, name="TensorBoard"))
     return Reporter(facts, console, metrics, tracker)
 

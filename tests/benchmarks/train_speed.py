@@ -112,14 +112,14 @@ def validation_nll(config: Config, prepared: Prepared, engine: Engine, source: s
     """nll per target token of a validation set, by the weights just trained."""
     from trainer.data.preparation.validation import load_validation
     from trainer.training.stop_request import StopRequest
-    from trainer.training.validation import Evaluator
+    from trainer.training.validation import Validator
 
     corpus = CorpusConfig(source=source, target=target, name="valid")
     sets = [load_validation(corpus, prepared.tokenizers)]
     evaluation = replace(config.evaluation, max_sentences=0)
     replica = initial_model(config, prepared.tokenizers)
-    evaluator = Evaluator(replica, prepared.tokenizers, sets, evaluation, config.data)
-    return evaluator.evaluate(engine, StopRequest())[0]["nll"]
+    validator = Validator(replica, prepared.tokenizers, sets, evaluation, config.data)
+    return validator.validate(engine, StopRequest())[0].nll
 
 
 def report(config: Config, engine: Engine, window: Window, vocab_size: int) -> dict[str, Any]:

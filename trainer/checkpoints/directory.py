@@ -67,13 +67,33 @@ def publish(run_directory: Path, step: int, documents: Mapping[str, Any], files:
     replaced = final.with_name(f"{_REPLACED}{final.name}")
     if replaced.exists():
         remove(replaced)
-    if final.exists():  # the run went back to it
+    if final.exists():  # the run went back to it, or its documents are replaced
         final.rename(replaced)
     temporary.rename(final)
     sync(final.parent)
     if replaced.exists():
         remove(replaced)
     return final
+
+
+def link_state(run_directory: Path, step: int) -> dict[str, list[Any]]:
+    """Begins another version of a published checkpoint, with the same state; `publish` completes it.
+
+    Returns [size, sha256] by name of the state's files. They are linked, or copied if the file system has no links.
+    Raises OSError.
+    """
+    temporary, final = temporary_of(run_directory, step), run_directory / CHECKPOINTS / checkpoint_name(step)
+    shutil.rmtree(temporary, ignore_errors=True)
+    (temporary / CHECKPOINT_STATE).mkdir(parents=True)
+    manifest = _read_manifest(final)
+    files = {name: entry for name, entry in manifest.items() if name.startswith(f"{CHECKPOINT_STATE}/")}
+    for name in files:
+        try:
+            os.link(final / name, temporary / name)
+        except OSError:
+            shutil.copyfile(final / name, temporary / name)
+            sync(temporary / name)
+    return files
 
 
 def remove(checkpoint: Path) -> None:

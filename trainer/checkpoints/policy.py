@@ -25,7 +25,7 @@ class RunSaving:
         self._run_directory = Path(config.run.directory)
         self._saver = Saver(self._run_directory, engine, config.checkpoint, config.evaluation.metric)
         self._saved_step = self._saving_step = saved_step
-        self._saving_best = False
+        self._saving_best = self._updating = False
         self._last_save = time.monotonic()
         self._num_failed, self._error = 0, ""
 
@@ -53,8 +53,18 @@ class RunSaving:
             self.wait()
         if not self._saver.busy and self._saved_step != step:
             self._saving_step, self._last_save = step, time.monotonic()
-            self._saving_best = is_best and self._config.keep_best > 0
+            self._saving_best, self._updating = is_best and self._config.keep_best > 0, False
             self._saver.begin(step, documents())
+
+    def has_saved(self, step: int) -> bool:
+        """Whether the newest checkpoint is published and is that of `step`, as the run stands."""
+        return self._saved_step == step > 0
+
+    def update(self, step: int, documents: Callable[[], Mapping[str, Any]], is_best: bool) -> None:
+        """Begins to replace the JSON files of the checkpoint of `step`, which must be published, after a validation."""
+        assert self.has_saved(step), "only a published checkpoint can be updated"
+        self._saving_best, self._updating = is_best and self._config.keep_best > 0, True
+        self._saver.begin_update(step, documents())
 
     def advance(self) -> None:
         """Advances the save under way, if there is one."""
@@ -85,7 +95,10 @@ class RunSaving:
         if saved is None:
             return
         self._saved_step, self._num_failed = saved.step, 0
-        self._reporter.saved(saved.step, saved.path, self._saving_best)
+        if self._updating:
+            self._reporter.updated(saved.step, saved.path, self._saving_best)
+        else:
+            self._reporter.saved(saved.step, saved.path, self._saving_best)
         for complaint in saved.complaints:
             self._reporter.event(saved.step, Event.OLD_CHECKPOINT_NOT_REMOVED, complaint)
 

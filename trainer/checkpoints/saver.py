@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from safetensors import SafetensorError
 
-from trainer.checkpoints.directory import describe, publish, temporary_of
+from trainer.checkpoints.directory import describe, link_state, publish, temporary_of
 from trainer.checkpoints.retention import apply_retention
 from trainer.checkpoints.state_files import HostCopy
 from trainer.configuration.sections import CheckpointConfig
@@ -105,6 +105,12 @@ class Saver:
             work = partial(self._write, step)
         self._phase = _Writing(step, documents, _Task(work))
 
+    def begin_update(self, step: int, documents: Mapping[str, Any]) -> None:
+        """Starts to replace the JSON files of the published checkpoint after `step`; its state stays as it is."""
+        assert not self.busy, "one save at a time"
+        update = partial(self._update, step, documents)
+        self._phase = _Publishing(step, _Task(update if self._engine.rank == 0 else _do_nothing))
+
     def advance(self) -> Saved | None:
         """Ends a phase: waits for it on all ranks, then starts the next one and returns None, or returns the result.
 
@@ -148,6 +154,9 @@ class Saver:
     def _publish(self, step: int, documents: Mapping[str, Any], files: Mapping[str, list[Any]]) -> Published:
         path = publish(self._run_directory, step, documents, files)
         return Published(path.name, apply_retention(self._run_directory, self._retention, self._metric))
+
+    def _update(self, step: int, documents: Mapping[str, Any]) -> Published:
+        return self._publish(step, documents, link_state(self._run_directory, step))
 
 
 class _Task(threading.Thread):

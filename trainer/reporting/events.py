@@ -10,11 +10,13 @@ class Event(StrEnum):
     STARTED = "started"
     RESUMED = "resumed"
     SAVED = "saved"
+    BEST = "best"
     SAVE_FAILED = "save failed"
     OLD_CHECKPOINT_NOT_REMOVED = "old checkpoint not removed"
     SKIPPED = "skipped"
     ROLLED_BACK = "rolled back"
     OUT_OF_MEMORY = "out of memory"
+    VALIDATION_PAIR_CUT = "validation pair cut"
     VALIDATION_CUT_SHORT = "validation cut short"
     FAILED = "failed"
     ENDED = "ended"
@@ -28,8 +30,8 @@ class EventRecord(TypedDict):
     """Something that happened to the run after `step`, at `time` in seconds since 1970.
 
     `started` and `resumed` also hold what `trainer.reporting.start_facts` found out. `saved` names the checkpoint by
-    its `path` (older files: by `detail` alone) and says whether it is the `best` so far. The `detail` of `ended` is a
-    `StopReason`.
+    its `path` (older files: by `detail` alone) and says whether it is the `best` so far; a checkpoint that was saved
+    before its validation and turns out to be the best has an event `best`. The `detail` of `ended` is a `StopReason`.
     """
 
     kind: Literal["event"]

@@ -1,7 +1,7 @@
 """One report, three places: `metrics.jsonl` (the truth), the console and the tracker. Rank 0 alone reports."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Reporter:
         self._record("train", record)
         self._console.train(record)
 
-    def valid(self, record: Mapping[str, Any], samples: list[Sample], best: bool) -> None:
+    def valid(self, record: Mapping[str, Any], samples: Sequence[Sample], best: bool) -> None:
         self._record("valid", {**record, "best": best})
         self._console.valid(record, samples, best)
 
@@ -47,6 +47,11 @@ class Reporter:
     def saved(self, step: int, path: Path, best: bool) -> None:
         """A checkpoint is published; `best` says that none had a better score."""
         self.event(step, Event.SAVED, str(path), path=str(path), best=best)
+
+    def updated(self, step: int, path: Path, best: bool) -> None:
+        """A checkpoint that was published before its validation has its score."""
+        if best:
+            self._event(step, Event.BEST, {"detail": str(path), "path": str(path), "best": True})
 
     def failed(self, step: int, reason: str) -> None:
         """Training ends here; whoever started it is told by other ways."""

@@ -15,7 +15,8 @@ from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.text.sentences import Side
 from trainer.data.text.tokenizer import SpecialIds
 from trainer.errors import UserError
-from trainer.reporting.metrics_file import MetricsFile, StepMeter, count_cells, read_metrics
+from trainer.reporting.metrics_file import MetricsFile, read_metrics
+from trainer.reporting.step_meter import StepMeter, count_cells
 
 
 def write(path: Path, *records: dict, resume_step: int = 0) -> None:

@@ -8,8 +8,8 @@ from model.transformer import Transformer
 from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.text.sentences import Side
 from trainer.data.text.tokenizer import SpecialIds
-from trainer.reporting.metrics_file import StepMeter
 from trainer.reporting.model_flops import peak_flops, step_flops
+from trainer.reporting.step_meter import StepMeter
 
 CONFIG = ModelConfig(d_model=64, d_ff=128, num_heads=2, num_encoder_layers=2, num_decoder_layers=3, dropout=0.0)
 

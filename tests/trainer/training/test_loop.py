@@ -1,7 +1,6 @@
 """What the loop decides between steps, with an engine that says what the test wants it to say."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.engines import FakeEngine
 from trainer.checkpoints import directory as checkpoint
+from trainer.checkpoints.directory import verify
 from trainer.checkpoints.state_files import HostCopy
 from trainer.checkpoints.trainer_document import TrainerDocument
 from trainer.configuration.sections import (
@@ -23,47 +24,19 @@ from trainer.configuration.sections import (
 from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.text.sentences import Side
 from trainer.data.text.tokenizer import SpecialIds
-from trainer.engine.base import Fragment, StepResult
+from trainer.engine.base import StepResult
 from trainer.errors import UserError
 from trainer.run_directory.layout import checkpoint_name, list_checkpoints
 from trainer.run_directory.stop_reason import StopReason
 from trainer.run_directory.watchdog import Watchdog
-from trainer.training.loop import Collaborators, Loop, Progress
+from trainer.training.collaborators import Collaborators
+from trainer.training.loop import Loop
+from trainer.training.progress import Progress
 from trainer.training.stop_request import StopRequest
-from trainer.training.validation import CutShort
+from trainer.training.validation import CutShort, ValidationResult
 
 SENTENCE = Side(np.array([5, 6, 7, 3]), np.array([4]))
 BATCH = MicroBatch(pack(SENTENCE, SENTENCE, SpecialIds(0, 0, 2)), 3, 0, 1, (np.zeros(1, int), np.zeros(1, int)))
-
-
-class FakeEngine:
-    rank, world_size, device, num_updates = 0, 1, torch.device("cpu"), 0
-
-    def __init__(self, skipped: set[int] = frozenset()) -> None:  # type: ignore[assignment]
-        self.calls, self.rates, self.skipped = 0, list[float](), skipped
-        self.rehearsed: list[list[int]] = []
-
-    def step(self, micro_batches: Any, loss_fn: Any, lr: float, max_loss: float | None = None) -> StepResult:
-        self.calls += 1
-        self.rates.append(lr)
-        skipped = self.calls in self.skipped
-        self.num_updates += not skipped
-        return StepResult(1.0, 1.0, 5, 0.5, skipped)
-
-    def rehearse(self, micro_batches: Any, loss_fn: Any) -> None:
-        self.rehearsed.append([m.num_target_tokens for m in micro_batches])
-
-    def sum(self, values: Any) -> list[float]:
-        return [float(value) for value in values]
-
-    def gather(self, value: Any) -> list[Any]:
-        return [value]
-
-    def peak_memory(self) -> int:
-        return 1
-
-    def fragments(self) -> Iterator[Fragment]:
-        yield Fragment("w", 0, *(torch.zeros(2) for _ in range(3)))
 
 
 class FakeData:
@@ -99,23 +72,38 @@ class FakeReporter:
     def saved(self, step: int, path: Path, best: bool) -> None:
         self.events.append((step, "saved", f"{path} {best}"))
 
+    def updated(self, step: int, path: Path, best: bool) -> None:
+        self.events.append((step, "best", f"{path} {best}"))
+
     def rolled_back(self, step: int, detail: str) -> None:
         self.events.append((step, "rolled back", detail))
 
 
-class FakeEvaluator:
-    """Gives the scores one after the other."""
+class FakeValidator:
+    """Gives the scores one after the other, as BLEU; an exception instead of a score is raised."""
 
-    def __init__(self, *scores: float) -> None:
+    notices = ("line 3 of val is too long",)
+
+    def __init__(self, *scores: float | Exception) -> None:
         self.scores = iter(scores)
+        self.rehearsed = 0
 
-    def evaluate(self, engine: Any, stop: StopRequest) -> list[dict[str, Any]]:
+    def make_room(self, device: torch.device) -> None:
+        pass
+
+    def rehearse(self, engine: Any) -> None:
+        self.rehearsed += 1
+
+    def validate(self, engine: Any, stop: StopRequest) -> list[ValidationResult]:
         if stop.reason:
             raise CutShort
-        return [{"name": "val", "nll": 1.0, "bleu": next(self.scores), "samples": []}]
+        score = next(self.scores)
+        if isinstance(score, Exception):
+            raise score
+        return [ValidationResult("val", 1.0, 9, bleu=score)]
 
 
-def make_loop(tmp_path: Path, engine: FakeEngine, evaluator: Any = None, **changes: Any) -> Loop:
+def make_loop(tmp_path: Path, engine: FakeEngine, validator: Any = None, **changes: Any) -> Loop:
     changes_go_back = changes.pop("go_back", None)
     changes_progress = changes.pop("progress", None)
     config = Config(
@@ -128,7 +116,7 @@ def make_loop(tmp_path: Path, engine: FakeEngine, evaluator: Any = None, **chang
     watchdog = Watchdog(tmp_path, 0, config.hang, lambda message: None)
     go_back = changes_go_back or (lambda: None)
     parts: Any = Collaborators(
-        cast(Any, engine), cast(Any, FakeData()), evaluator, cast(Any, FakeReporter()), StopRequest(), watchdog, go_back
+        cast(Any, engine), cast(Any, FakeData()), validator, cast(Any, FakeReporter()), StopRequest(), watchdog, go_back
     )
     return Loop(config, parts, changes_progress or Progress())
 
@@ -231,7 +219,7 @@ def test_a_loss_far_above_the_others_is_skipped_if_configured(tmp_path: Path) ->
 
 
 def test_the_best_is_saved_at_once_and_patience_ends_the_run(tmp_path: Path) -> None:
-    loop = make_loop(tmp_path, FakeEngine(), FakeEvaluator(10, 30, 20, 25, 40), patience=2)
+    loop = make_loop(tmp_path, FakeEngine(), FakeValidator(10, 30, 20, 25, 40), patience=2)
     assert loop.run() == "stopped early"
     assert (loop.progress.step, loop.progress.best_step, loop.progress.best_score) == (4, 2, 30)
     documents = {p.name: checkpoint.read_document(p, "trainer.json") for p in list_checkpoints(tmp_path)}
@@ -240,8 +228,11 @@ def test_the_best_is_saved_at_once_and_patience_ends_the_run(tmp_path: Path) -> 
         checkpoint_name(2): 30,
         checkpoint_name(4): 25,
     }
-    saved = [(step, detail.rpartition(" ")[2]) for step, event, detail in events(loop) if event == "saved"]
-    assert saved == [(1, "True"), (2, "True"), (4, "False")]
+    saved = [(s, event, detail.rpartition(" ")[2]) for s, event, detail in events(loop) if event in ("saved", "best")]
+    assert saved == [
+        (1, "saved", "True"), (2, "saved", "False"), (2, "best", "True"), (4, "saved", "False"), (4, "best", "False"),
+    ]  # fmt: skip
+    assert not any(verify(path) for path in list_checkpoints(tmp_path))
 
 
 def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(tmp_path: Path) -> None:
@@ -283,17 +274,49 @@ def test_a_signal_during_a_save_lets_it_end_and_saves_the_step(tmp_path: Path, m
 
 def test_a_validation_that_a_signal_cut_short_is_made_by_the_next_start(tmp_path: Path) -> None:
     """At the last step, too: the run has not ended before it knows its score."""
-    loop = make_loop(tmp_path, FakeEngine(), FakeEvaluator(5, 10, 15), max_steps=3)
+    loop = make_loop(tmp_path, FakeEngine(), FakeValidator(5, 10, 15), max_steps=3)
     loop.reporter.step = lambda step: setattr(loop._stop, "reason", StopReason.SIGTERM if step == 3 else None)  # type: ignore[method-assign]
     assert loop.run() == "SIGTERM"
     document = checkpoint.read_document(list_checkpoints(tmp_path)[-1], "trainer.json")
     assert (document["step"], document["score"], document["validation_due"]) == (3, None, True)
     progress = Progress.from_document(TrainerDocument.read(list_checkpoints(tmp_path)[-1]), "bleu")
-    again = make_loop(tmp_path, engine := FakeEngine(), FakeEvaluator(20), max_steps=3, progress=progress)
+    again = make_loop(tmp_path, engine := FakeEngine(), FakeValidator(20), max_steps=3, progress=progress)
     assert again.run() == "finished"
     document = checkpoint.read_document(list_checkpoints(tmp_path)[-1], "trainer.json")
     assert (document["step"], document["score"], document["best_step"]) == (3, 20, 3)
     assert engine.calls == 0
+
+
+def test_a_checkpoint_that_is_due_outlives_a_validation_that_fails(tmp_path: Path) -> None:
+    """The next start repeats the validation, and the checkpoint gets its score without being written once more."""
+    loop = make_loop(tmp_path, FakeEngine(), FakeValidator(5, MemoryError("gone")), max_steps=2)
+    with pytest.raises(MemoryError):
+        loop.run()
+    newest = list_checkpoints(tmp_path)[-1]
+    document = TrainerDocument.read(newest)
+    assert (newest.name, document.progress["score"], document.progress["validation_due"]) == (
+        checkpoint_name(2),
+        None,
+        True,
+    )
+    state = [(path.name, path.stat().st_ino) for path in (newest / "state").iterdir()]
+    progress = Progress.from_document(document, "bleu")
+    again = make_loop(tmp_path, engine := FakeEngine(), FakeValidator(20), max_steps=2, progress=progress)
+    assert again.run() == "finished"
+    document = TrainerDocument.read(newest)
+    assert (document.progress["score"], document.progress["validation_due"]) == (20, False)
+    assert [(path.name, path.stat().st_ino) for path in (newest / "state").iterdir()] == state
+    assert verify(newest) == []
+    assert engine.calls == 0
+
+
+def test_validation_is_rehearsed_and_long_pairs_are_named_once(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, FakeEngine(), validator := FakeValidator(*range(6)))
+    loop.run()
+    assert validator.rehearsed == 1
+    assert [event for event in events(loop) if event[1] == "validation pair cut"] == [
+        (0, "validation pair cut", "line 3 of val is too long")
+    ]
 
 
 def test_a_run_that_has_ended_makes_no_further_step(tmp_path: Path) -> None:

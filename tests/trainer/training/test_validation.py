@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from trainer.inference.scoring import score
 from trainer.inference.translation import Translator
 from trainer.run_directory.stop_reason import STOP_SIGNALS, StopReason
 from trainer.training.stop_request import StopRequest
-from trainer.training.validation import NUM_SAMPLES, CutShort, Evaluator, interleave
+from trainer.training.validation import NUM_SAMPLES, CutShort, ValidationResult, Validator, interleave
 
 
 class ThreadEngine:
@@ -77,13 +78,15 @@ def on_ranks(world_size: int, model: Transformer, work: Callable[[ThreadEngine],
     return results
 
 
-def evaluate(run: TinyRun, world_size: int, sets: list[ValidationSet], config: EvaluationConfig) -> list[Any]:
+def validate(
+    run: TinyRun, world_size: int, sets: list[ValidationSet], config: EvaluationConfig
+) -> list[list[ValidationResult]]:
     """Each rank's results; the replicas start from other weights than the engine's."""
 
     def work(engine: ThreadEngine) -> Any:
         replica = run.model(seed=99)
-        evaluator = Evaluator(replica, run.tokenizers, sets, config, run.config.data)
-        return evaluator.evaluate(engine, StopRequest())  # type: ignore[arg-type]
+        validator = Validator(replica, run.tokenizers, sets, config, run.config.data)
+        return validator.validate(engine, StopRequest())  # type: ignore[arg-type]
 
     return on_ranks(world_size, run.model(seed=1), work)
 
@@ -94,39 +97,39 @@ CONFIG = EvaluationConfig(beam_size=2, max_sentences=7)
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_together_find_what_one_finds(tiny_run: TinyRun, world_size: int) -> None:
     sets = [validation_set(tiny_run, 11), validation_set(tiny_run, 2, "small")]
-    [alone] = evaluate(tiny_run, 1, sets, CONFIG)
-    together = evaluate(tiny_run, world_size, sets, CONFIG)
+    [alone] = validate(tiny_run, 1, sets, CONFIG)
+    together = validate(tiny_run, world_size, sets, CONFIG)
     assert all(results == together[0] for results in together)
     for found, expected in zip(together[0], alone, strict=True):
-        assert found["nll"] == pytest.approx(expected["nll"], rel=1e-5)
-        assert found | {"nll": None} == expected | {"nll": None}
+        assert found.nll == pytest.approx(expected.nll, rel=1e-5)
+        assert replace(found, nll=0.0) == replace(expected, nll=0.0)
 
 
 @pytest.mark.parametrize("tokenizers", ["tiny_run", "separate_run"])
 def test_the_numbers_are_those_of_its_parts(tokenizers: str, request: pytest.FixtureRequest) -> None:
     run: TinyRun = request.getfixturevalue(tokenizers)
     validation, model = validation_set(run, 11), run.model(seed=1)
-    [[found]] = evaluate(run, 1, [validation], CONFIG)
+    [[found]] = validate(run, 1, [validation], CONFIG)
     hypotheses = Translator(model, run.tokenizers, 24, CONFIG).translate(validation.sources[:7])
     scores = score(hypotheses, [validation.references[:7]])
-    assert (found["name"], found["bleu"], found["chrf"]) == ("val", scores.bleu, scores.chrf)
+    assert (found.name, found.bleu, found.chrf) == ("val", scores.bleu, scores.chrf)
     texts = list(zip(validation.sources, hypotheses, validation.references[:7], strict=False))[:NUM_SAMPLES]
-    assert [tuple(sample[:3]) for sample in found["samples"]] == texts
-    assert [sample[3] for sample in found["samples"]] == [score([h], [[r]]).chrf for _, h, r in texts]
+    assert [tuple(sample[:3]) for sample in found.samples] == texts
+    assert [sample[3] for sample in found.samples] == [score([h], [[r]]).chrf for _, h, r in texts]
 
     ids = run.tokenizers.special_ids
-    each = [validation_batches([pair], ids, 64, Partition(0, 1))[0] for pair in validation.pairs]
+    each = [validation_batches([pair], ids, 64, 64, Partition(0, 1))[0] for pair in validation.pairs]
     with torch.no_grad():
         nll = sum(model(batch)[1].item() for batch in each)
     num_target_tokens = sum(len(target) for _, target in validation.pairs)
-    assert found["num_target_tokens"] == num_target_tokens
-    assert found["nll"] == pytest.approx(nll / num_target_tokens, rel=1e-5)
+    assert found.num_target_tokens == num_target_tokens
+    assert found.nll == pytest.approx(nll / num_target_tokens, rel=1e-5)
 
 
 def test_without_sentences_to_translate_only_the_loss_is_taken(tiny_run: TinyRun) -> None:
-    [[found]] = evaluate(tiny_run, 1, [validation_set(tiny_run, 5)], EvaluationConfig(max_sentences=0))
-    assert found["nll"] > 0
-    assert (found["bleu"], found["chrf"], found["samples"]) == (None, None, [])
+    [[found]] = validate(tiny_run, 1, [validation_set(tiny_run, 5)], EvaluationConfig(max_sentences=0))
+    assert found.nll > 0
+    assert (found.bleu, found.chrf, found.samples) == (None, None, [])
 
 
 @pytest.mark.parametrize("moment", [2, 4, 9])
@@ -141,12 +144,12 @@ def test_a_signal_to_one_rank_cuts_it_short_on_all(tiny_run: TinyRun, moment: in
                 stop.reason = StopReason.SIGTERM
 
         engine.on_collective = receive
-        evaluator = Evaluator(
+        validator = Validator(
             tiny_run.model(seed=99), tiny_run.tokenizers, [validation_set(tiny_run, 400)],
             EvaluationConfig(beam_size=1, max_sentences=400), tiny_run.config.data,
         )  # fmt: skip
         with pytest.raises(CutShort):
-            evaluator.evaluate(engine, stop)  # type: ignore[arg-type]
+            validator.validate(engine, stop)  # type: ignore[arg-type]
         return engine.num_collectives
 
     assert set(on_ranks(3, tiny_run.model(seed=1), work)) <= {moment, moment + 1}
@@ -155,7 +158,7 @@ def test_a_signal_to_one_rank_cuts_it_short_on_all(tiny_run: TinyRun, moment: in
 def test_interrupted_twice_it_stops_at_once(tiny_run: TinyRun) -> None:
     before, stop = signal.getsignal(signal.SIGINT), StopRequest()
     engine = ThreadEngine(0, tiny_run.model(seed=1), threading.Barrier(1), {})
-    evaluator = Evaluator(
+    validator = Validator(
         tiny_run.model(seed=99), tiny_run.tokenizers, [validation_set(tiny_run, 9)], CONFIG, tiny_run.config.data
     )
 
@@ -168,7 +171,7 @@ def test_interrupted_twice_it_stops_at_once(tiny_run: TinyRun) -> None:
     stop.install()
     try:
         with pytest.raises(KeyboardInterrupt):
-            evaluator.evaluate(engine, stop)  # type: ignore[arg-type]
+            validator.validate(engine, stop)  # type: ignore[arg-type]
     finally:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)

@@ -12,21 +12,23 @@ from trainer.data.text.tokenizer import SpecialIds
 
 
 def validation_batches(
-    pairs: Sequence[IdPair], ids: SpecialIds, max_tokens: int, partition: Partition
+    pairs: Sequence[IdPair], ids: SpecialIds, max_tokens: int, max_length: int, partition: Partition
 ) -> list[PackedBatch]:
     """This rank's part of the pairs (every world_size-th), in batches of at most `max_tokens` tokens on either side.
 
-    A pair that is longer makes a batch of its own. Ranks may have different numbers of batches, or none: there must
-    be no collective between them.
+    A pair with a sentence of more than `max_length` tokens makes a batch of its own, because attention may pad every
+    sentence of a batch to the longest. Ranks may have different numbers of batches, or none: there must be no
+    collective between them.
     """
     groups: list[list[IdPair]] = []
     room = (0, 0)
     for pair in pairs[partition.rank :: partition.world_size]:
-        if len(pair[0]) > room[0] or len(pair[1]) > room[1]:
+        is_long = max(len(pair[0]), len(pair[1])) > max_length
+        if is_long or len(pair[0]) > room[0] or len(pair[1]) > room[1]:
             groups.append([])
             room = (max_tokens, max_tokens)
         groups[-1].append(pair)
-        room = (room[0] - len(pair[0]), room[1] - len(pair[1]))
+        room = (0, 0) if is_long else (room[0] - len(pair[0]), room[1] - len(pair[1]))
     return [pack(_side([p[0] for p in group]), _side([p[1] for p in group]), ids) for group in groups]
 
 
