@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from trainer.configuration.paths import expand
 from trainer.configuration.reading import load_settings
 from trainer.errors import UserError
 
@@ -69,7 +70,7 @@ def load_profile(name: str | None, overrides: Sequence[str] = ()) -> Profile:
         )
     path = PROFILES / f"{name}.yaml"
     if name not in known:
-        path = Path(name)
+        path = Path(expand(name, "--profile"))
         if not path.is_file():
             raise UserError(f"--profile must be one of {', '.join(known)}, or a YAML file, but is {name!r}.")
     profile = load_settings(path, overrides, Profile)

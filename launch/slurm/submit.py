@@ -16,6 +16,7 @@ from launch.slurm.profile import Profile
 from launch.slurm.restarts import read_decisions, record_decision
 from launch.slurm.snapshot import take_snapshot
 from trainer.configuration import reading as configuration
+from trainer.configuration.same_run import require_same_run
 from trainer.configuration.sections import Config
 from trainer.errors import UserError
 from trainer.files import write_atomically
@@ -81,7 +82,7 @@ def check(config: Config, submission: Submission) -> None:
     directory = Path(config.run.directory)
     written = config_path(directory)
     if metrics_path(directory).exists() and written.exists():
-        configuration.require_same_run(configuration.load(written), config)
+        require_same_run(configuration.load_resolved(written), config)
     _refuse_if_finished(directory, config.run.max_steps)
 
 

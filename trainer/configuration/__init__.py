@@ -1,1 +1,1 @@
-"""What a run is told to do: sections of settings, reading them, the rules between them. Without torch."""
+"""The settings of a run: their meaning, reading them, and the rules that they must keep. Without torch."""

@@ -1,7 +1,11 @@
-"""The whole configuration of a run: one frozen dataclass per section of the YAML file."""
+"""The whole configuration of a run: one frozen dataclass per section of the YAML file.
 
-from dataclasses import dataclass, field
-from typing import Literal
+The text below each field explains the setting; `trainer.configuration.document` makes docs/settings.md from it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
 
 from model.config import ModelConfig
 from trainer.data.config import DataConfig, TokenizerConfig
@@ -10,103 +14,112 @@ from trainer.engine.config import EngineConfig, OptimizerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where the run lives and how long it is."""
+    """Where the run is kept and how long it is."""
 
     directory: str
+    """The folder of the run. A run resumes by itself if this folder has a checkpoint."""
     seed: int = 1
+    """Decides initial weights, order of the data, dropout and sampling."""
     max_steps: int = 100_000
+    """Optimizer steps after which training ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When checkpoints are published and which are kept.
-
-    One is due after every `every_steps` steps and, where given, when the last is `every_minutes` old. Kept are the
-    last `keep_last`, the `keep_best` with the highest `evaluation.metric`, and for ever those whose step is a multiple
-    of `keep_every` (0: none). After `max_failed_saves` saves in a row that failed, the run ends.
-    """
+    """When a checkpoint is saved and which ones are kept. The last step and every new best score are saved too."""
 
     every_steps: int = 1000
+    """Saves after every this many steps."""
     every_minutes: float | None = None
+    """Saves also if the last checkpoint is this old. null: never."""
     keep_last: int = 3
+    """Keeps the newest checkpoints, this many."""
     keep_best: int = 1
+    """Keeps the checkpoints with the highest `evaluation.metric`, this many."""
     keep_every: int = 0
+    """Keeps all whose step is a multiple of this. 0: none."""
     max_failed_saves: int = 3
+    """After this many failed saves in a row the run ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BadStepsConfig:
-    """What happens to steps that must not be learnt from. They are skipped on all ranks: weights and moments stay.
-
-    A step is bad where gradients are not finite and, with `spike_threshold`, where its loss lies more than so many
-    robust standard deviations above the median of the last hundred. After `max_in_a_row` bad steps the run goes back to
-    its newest checkpoint, passes over the data that it had read since and multiplies the learning rate by `lr_factor`,
-    at most `max_rollbacks` times; then it ends.
-    """
+    """Steps that all ranks skip without an update: those whose gradients are not finite, and loss spikes."""
 
     spike_threshold: float | None = None
+    """Skips a step whose loss is more than this many robust standard deviations above the median of the last hundred.
+    null: spikes are not looked for."""
     max_in_a_row: int = 20
+    """After this many bad steps in a row the run rolls back to its newest checkpoint and passes over the data that it
+    has read since."""
     max_rollbacks: int = 2
+    """After this many rollbacks the next one ends the run."""
     lr_factor: float = 1.0
+    """Each rollback multiplies the learning rate by this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HangConfig:
-    """When a rank without progress counts as hung: after `factor` times the usual step, but at least `minutes`.
-
-    Before the second step, in validation and while a save is waited for: after `phase_minutes`.
-    """
+    """When a rank without progress counts as hung. It then ends with status 75, and a launcher can start it again."""
 
     factor: float = 30.0
+    """After this many times the usual duration of a step, but not before `minutes`."""
     minutes: float = 15.0
+    """The shortest time without a step, in minutes."""
     phase_minutes: float = 60.0
+    """The limit before the second step, in validation and while a save is waited for, in minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """Validation during training and the decoder's settings.
-
-    `metric` decides which checkpoint is best and feeds early stopping: training ends when it has not improved for
-    `patience` evaluations (0: never). `max_sentences` bounds how many sentences of each set are translated for
-    BLEU and chrF (0: none, only the loss); the loss is always taken over the whole set.
-    """
+    """Validation during training, and how its sentences are translated."""
 
     every_steps: int = 1000
+    """Validates after every this many steps, and after the last."""
     beam_size: int = 4
+    """Hypotheses that beam search keeps. 1 is greedy search."""
     length_penalty: float = 0.6
+    """Exponent alpha of the length penalty (Wu et al. 2016). 0 prefers short translations."""
     max_sentences: int = 1000
+    """Sentences of each corpus that are translated for BLEU and chrF. 0: none. The loss is always that of all."""
     metric: Literal["bleu", "chrf", "nll"] = "bleu"
+    """The score that decides which checkpoint is best, on the first corpus of `data.valid`."""
     patience: int = 0
+    """Ends the run after this many validations without a better score. 0: never."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WandbConfig:
-    """`mode: auto` is online where an API key is configured and offline otherwise.
-
-    `x_axis` is what the charts are drawn over at first; both are logged, so each chart can be switched. `alerts` of
-    W&B (mail, Slack) tell of rollbacks, failed saves and the end.
-    """
+    """Weights & Biases."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto` is online if an API key is configured, and otherwise offline."""
     project: str = "dragoman"
+    """The project there."""
     entity: str | None = None
+    """The user or team there. By default W&B's own default."""
     name: str | None = None
+    """The name of the run there. By default that of the run directory."""
     x_axis: Literal["step", "target_tokens"] = "step"
+    """What charts are drawn over at first; both are recorded."""
     alerts: bool = True
+    """Sends W&B's alerts (mail, Slack) for rollbacks, failed saves and the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """How often a step is reported (console, metrics.jsonl, W&B), and whether RUN/tensorboard is written too."""
+    """Where the course of a run is reported, besides the console and metrics.jsonl."""
 
     every_steps: int = 50
+    """Reports every this many steps, here and on the console and in metrics.jsonl."""
     tensorboard: bool = False
+    """Writes TensorBoard's files into the folder `tensorboard` of the run directory."""
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run, whole. Read and validated by `trainer.configuration.reading`."""
+    """The configuration of one run. Read and checked by `trainer.configuration.reading`."""
 
     run: RunConfig
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -119,3 +132,13 @@ class Config:
     hang: HangConfig = field(default_factory=HangConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def settings(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of every setting, depth first; a list of corpora is one setting."""
+    for entry in fields(section):
+        value = getattr(section, entry.name)
+        if is_dataclass(value):
+            yield from settings(value, f"{prefix}{entry.name}.")
+        else:
+            yield f"{prefix}{entry.name}", value

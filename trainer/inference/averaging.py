@@ -20,7 +20,7 @@ def average(run_directory: Path, number: int, output: Path, best: bool = False) 
     Raises UserError where the run has fewer such checkpoints or one is damaged.
     """
     refuse_existing(output)
-    config = configuration.load(config_path(run_directory))
+    config = configuration.load_resolved(config_path(run_directory))
     tokenizers = TokenizerPair.load(run_directory)
     checkpoints = list_checkpoints(run_directory)
     if best:

@@ -73,7 +73,7 @@ def load(path: Path, device: str = "auto") -> LoadedModel:
     hardware is made for; on the CPU it computes in fp32. Raises UserError where something is missing or damaged.
     """
     home, checkpoint = _locate(path)
-    config = configuration.load(home / CONFIG)
+    config = configuration.load_resolved(home / CONFIG)
     tokenizers = TokenizerPair.load(home)
     place = choose_device(device, "the device", index=0)
     bf16 = place.type == "cuda" and config.engine.precision == "bf16"
@@ -131,7 +131,7 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
 
 def _best_checkpoint(run_directory: Path) -> Path:
     """The sound checkpoint with the highest validation score; where none was scored, the newest."""
-    metric = configuration.load(run_directory / CONFIG).evaluation.metric
+    metric = configuration.load_resolved(run_directory / CONFIG).evaluation.metric
     for checkpoint in best_first(list_checkpoints(run_directory), metric):
         if not verify(checkpoint):
             return checkpoint

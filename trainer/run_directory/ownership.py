@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from trainer.configuration.reading import dump, load, require_same_run
+from trainer.configuration.reading import dump, load_resolved
+from trainer.configuration.same_run import require_same_run
 from trainer.configuration.sections import Config
 from trainer.data.config import TokenizerConfig
 from trainer.data.preparation.build_stores import Prepared, build_stores
@@ -83,7 +84,7 @@ def _prepare(config: Config, directory: Path, workers: int | None) -> Prepared:
     if not _has_begun(directory):  # people look at the data, change a setting and look again
         remove_tokenizers(directory, config.tokenizer, _former_tokenizer(path))
     elif path.exists():
-        require_same_run(load(path), config)
+        require_same_run(load_resolved(path), config)
     prepared = build_stores(config.data, config.tokenizer, directory, workers)
     write_atomically(path, dump(config))
     return prepared
@@ -97,7 +98,7 @@ def _has_begun(directory: Path) -> bool:
 def _former_tokenizer(path: Path) -> TokenizerConfig | None:
     """The tokenizer's settings in an earlier configuration file; None if it is missing or not valid any more."""
     with suppress(UserError):
-        return load(path).tokenizer if path.exists() else None
+        return load_resolved(path).tokenizer if path.exists() else None
     return None
 
 
