@@ -160,7 +160,7 @@ class RunReader:
         """The estimate of the last report, minus the time since then."""
         if train.get("eta_seconds") is None:
             return None
-        return max(0.0, train["eta_seconds"] - (now - metrics_path(self._directory).stat().st_mtime))
+        return max(0.0, float(train["eta_seconds"]) - (now - metrics_path(self._directory).stat().st_mtime))
 
 
 def read_all(readers: Sequence[RunReader]) -> list[RunStatus]:

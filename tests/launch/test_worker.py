@@ -3,8 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from launch import worker
 from launch.processes.launcher_variables import REQUIRED
 from launch.worker import main
 from launch.worker_failures import LAUNCH_FOLDER, OUTCOMES_FOLDER, read_first_failure, read_outcomes
-from tests.limits import patience
+from tests.limits import wait_until
 from tests.runs import Runs, descendants, is_alive
 from trainer.run_directory.watchdog import read_heartbeats
 
@@ -66,20 +64,13 @@ def test_a_pipe_that_breaks_is_told_to_the_job(
     assert "of a process that tokenises" in read_outcomes(tmp_path)[0]["message"]
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + patience(60)
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @pytest.mark.slow
 def test_nothing_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
     """Neither the ranks of a plain torchrun nor the processes that tokenise for them."""
     runs = Runs(tmp_path)
     changes = ("data.mode=stream", "data.workers=1", "run.max_steps=100000")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "launch.worker", str(runs.config), *runs.command("orphans", *changes)[7:]]
+    command = [*torchrun, "-m", "launch.worker", str(runs.config), *runs.changes("orphans", *changes)]
     root = str(Path(__file__).parents[2])
     launcher = subprocess.Popen(
         command, cwd=tmp_path, env=runs.environment | {"PYTHONPATH": root}, stderr=subprocess.DEVNULL
@@ -93,7 +84,7 @@ def test_nothing_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
     finally:
         launcher.send_signal(signal.SIGKILL)
         launcher.wait()
-    wait_until(lambda: not any(map(is_alive, started)))
+    wait_until(lambda: not any(map(is_alive, started)), "a process outlives its launcher")
 
 
 def test_an_incomplete_description_of_the_processes_is_one_line(
