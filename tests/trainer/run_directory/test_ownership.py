@@ -65,10 +65,11 @@ def trained_elsewhere(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
 def test_a_training_whose_lock_is_not_seen_here_is_known_by_its_heartbeats(
     corpus: Path, trained_elsewhere: Callable[[], None]
 ) -> None:
+    config = config_for(corpus)  # which may take longer than the watch
     timer = threading.Timer(0.2, trained_elsewhere)
     timer.start()
     with pytest.raises(UserError, match="in use by process 123 on node7"):
-        prepare(config_for(corpus), workers=1)
+        prepare(config, workers=1)
     timer.join()
 
 
