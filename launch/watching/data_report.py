@@ -1,6 +1,7 @@
 """An inspection as text: for a terminal, a pipe and a log file alike."""
 
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from trainer.data.inspection.corpus_report import CorpusReport, Distribution, Sentence
 from trainer.data.inspection.inspect_data import Inspection, MixtureReport
+from trainer.data.inspection.round_trip import RoundTrip
 from trainer.data.printable import printable
 
 _WIDTH_OF_FILES = 100
@@ -101,6 +103,7 @@ def _corpus(corpus: CorpusReport) -> Iterator[RenderableType]:
     yield _indented(_distributions(corpus))
     yield _indented(_histogram(corpus))
     yield _indented(_rejected(corpus))
+    yield _indented(_round_trip(corpus.target_round_trip))
     for number, (source, target) in enumerate(corpus.examples, 1):
         yield _indented(_heading(f"pair {number}"))
         yield _indented(_example(source, target), 4)
@@ -158,6 +161,31 @@ def _rejected(corpus: CorpusReport) -> RenderableType:
         for source, target in corpus.rejected_examples.get(reason, []):
             rows.append(_indented(_sides(_shortened(source), _shortened(target))))
     return Group(*rows)
+
+
+def _round_trip(found: RoundTrip | None) -> RenderableType:
+    if found is None:
+        return Text("\nwhether target lines come back from the tokenizer is not known: their text is gone")
+    if not found.num_changed:
+        return Text(f"\nall {found.num_lines:,} target lines looked at come back from the tokenizer as they are")
+    rows: list[RenderableType] = [
+        Text(
+            f"\n{found.num_changed:,} of {found.num_lines:,} target lines looked at do not come back from the "
+            "tokenizer as they are, so no translation can equal them (see `tokenizer.normalization`):"
+        )
+    ]
+    for before, after in found.examples:
+        shown = (_with_escapes(_shortened(text)) for text in (before, after))
+        rows.append(_indented(_labelled(list(zip(("before", "after"), shown, strict=True)))))
+    return Group(*rows)
+
+
+def _with_escapes(text: str) -> str:
+    """Spaces other than the usual one and invisible characters as escapes, such as \\xa0."""
+    hidden = ("Zs", "Zl", "Zp", "Cf")
+    return "".join(
+        c.encode("unicode_escape").decode() if c != " " and unicodedata.category(c) in hidden else c for c in text
+    )
 
 
 def _sides(source: str, target: str) -> RenderableType:

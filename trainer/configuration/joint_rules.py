@@ -4,6 +4,7 @@ import re
 from collections import Counter
 
 from trainer.configuration.sections import Config
+from trainer.data.config import TokenizerConfig
 from trainer.errors import UserError
 
 _USER_SYMBOL = re.compile(r"[^\s\x00-\x1f\x7f▁]+")
@@ -47,6 +48,11 @@ def _check_tokenizer(config: Config) -> None:
         raise UserError(
             f"`tokenizer.{missing}` is missing: with `tokenizer.joint` false it belongs to `tokenizer.{other}` "
             f"({getattr(tokenizer, other)}), one model for each language."
+        )
+    if tokenizer.path is not None and tokenizer.normalization != TokenizerConfig.normalization:
+        raise UserError(
+            f"`tokenizer.normalization` must be left out where `tokenizer.path` ({tokenizer.path}) names a model, "
+            f"which has its own rule, but is {tokenizer.normalization}."
         )
     if tokenizer.sampling is not None:
         _check_sampling(config, tokenizer.sampling)

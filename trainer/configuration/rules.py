@@ -32,7 +32,10 @@ RANGES: dict[str, Rule] = {
     "model.dropout": _FRACTION,
     "model.attention_dropout": _FRACTION,
     "tokenizer.vocab_size": (lambda value: value >= 16, "at least 16 (four special pieces and some characters)"),
-    "tokenizer.character_coverage": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
+    "tokenizer.character_coverage": (
+        lambda value: 0.98 <= value <= 1,
+        "at least 0.98 and at most 1 (SentencePiece's limits)",
+    ),
     "tokenizer.max_training_pairs": _at_least(1),
     "data.train": (bool, "a list of at least one corpus"),
     "data.temperature": _POSITIVE,

@@ -27,6 +27,10 @@ class TokenizerConfig:
     max_training_pairs: int = 1_000_000
     """Size of the sample, drawn in the proportions of the corpora. Unigram takes some 25 bytes of memory per character
     of it, bpe 10: up to 5 GB for a million pairs of ordinary length."""
+    normalization: Literal["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"] = "nmt_nfkc"
+    """SentencePiece's rule by which a new model changes text before it splits it. nfkc replaces what Unicode calls
+    compatible (`，` by `,`, `½` by `1⁄2`), nmt_ also unusual spaces and invisible characters, _cf makes everything
+    lower case; identity changes no character. `dragoman data` counts the target lines that no translation can equal."""
     sampling: float | None = None
     """Draws another segmentation of a sentence in every pass; needs `data.mode: stream`. For unigram the exponent of
     the probabilities (Kudo 2018: 0.1 to 0.5), for bpe the share of merges left out (Provilkov et al. 2020: 0.1)."""

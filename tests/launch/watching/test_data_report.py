@@ -10,6 +10,7 @@ from rich.console import Console
 from launch.watching import data_report as inspection_text
 from trainer.data.inspection.corpus_report import CorpusReport, Distribution, Sentence, SideReport
 from trainer.data.inspection.inspect_data import Inspection, MixtureReport
+from trainer.data.inspection.round_trip import RoundTrip
 
 PERCENTILES = {"1": 2.0, "50": 12.0, "99": 30.0}
 SIDE = SideReport(123_456, Distribution(12.25, PERCENTILES), 5, [0.6, 0.3, 0.1, 0.0])
@@ -113,3 +114,13 @@ def test_what_is_piped_has_the_width_of_a_page_and_no_colours(capsys: pytest.Cap
     text = capsys.readouterr().out
     assert "\x1b" not in text
     assert 80 < max(map(len, text.splitlines())) <= 100
+
+
+def test_target_lines_that_do_not_come_back_are_shown_with_what_is_invisible() -> None:
+    found = RoundTrip(10_000, 1234, [("10\xa0000 m²", "10 000 m2"), ("می\u200cروم", "می روم")])
+    text = rendered(replace(CORPUS, target_round_trip=found))
+    assert "1,234 of 10,000 target lines looked at do not come back" in text
+    for shown in (r"before  10\xa0000 m²", "after   10 000 m2", r"before  می\u200cروم"):
+        assert shown in text
+    assert "all 7 target lines" in rendered(replace(CORPUS, target_round_trip=RoundTrip(7, 0, [])))
+    assert "their text is gone" in rendered(CORPUS)

@@ -62,6 +62,8 @@ from trainer.configuration.reading import load
         (["tokenizer.user_symbols=[▁a]"], "tokenizer.user_symbols", "'▁a'"),
         (["tokenizer.user_symbols=[<a>]", "tokenizer.path=a.model"], "tokenizer.user_symbols", "<a>"),
         (["model.preset=huge"], "model.preset", "huge"),
+        (["tokenizer.character_coverage=0.9799"], "tokenizer.character_coverage", "0.9799"),
+        (["tokenizer.normalization=nfkc", "tokenizer.path=a.model"], "tokenizer.normalization", "nfkc"),
         (["tokenizer.vocab_size=3"], "tokenizer.vocab_size", "3"),
         (["optimizer.peak_lr=.nan"], "optimizer.peak_lr", "nan"),
         (["optimizer.peak_lr=0"], "optimizer.peak_lr", "0"),

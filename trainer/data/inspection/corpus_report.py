@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.inspection.round_trip import RoundTrip
+from trainer.data.inspection.spread import spread
 from trainer.data.stores.store import Store
 from trainer.data.text.encoding import PairEncoder
 from trainer.data.text.sentences import IntArray
@@ -59,6 +61,7 @@ class CorpusReport:
     `share` is its part of all pairs read, `ratio` that of target to source tokens, pair by pair; lengths and ratio are
     of `num_sampled` pairs. With `is_estimate` the numbers of tokens and of too long pairs are projected from those.
     `rejected` counts the pairs left out by reason, `rejected_examples` shows some of each as (source, target).
+    `target_round_trip` is None if the text is gone.
     """
 
     name: str
@@ -73,6 +76,7 @@ class CorpusReport:
     rejected: dict[str, int]
     rejected_examples: dict[str, list[tuple[str, str]]]
     examples: list[tuple[Sentence, Sentence]]
+    target_round_trip: RoundTrip | None = None
 
 
 class CorpusSample:
@@ -81,7 +85,7 @@ class CorpusSample:
     def __init__(self, store: Store, encoder: PairEncoder | None) -> None:
         self._store, self._encoder = store, encoder
         self.num_pairs = store.manifest.num_pairs
-        self._row_N = _spread(self.num_pairs, _SAMPLE_OF_TEXT if encoder else _SAMPLE_OF_TOKENS)
+        self._row_N = spread(self.num_pairs, _SAMPLE_OF_TEXT if encoder else _SAMPLE_OF_TOKENS)
         if encoder is None:
             self._source_N, self._target_N = store.source.lengths(self._row_N), store.target.lengths(self._row_N)
             self._too_long_N = np.zeros(0, np.int64)
@@ -135,12 +139,6 @@ class CorpusSample:
         return {"too long": list(zip(sources, targets, strict=True))}
 
 
-def _spread(num_pairs: int, count: int) -> IntArray:
-    """At most `count` rows: the middle of each of as many equal parts."""
-    count = min(count, num_pairs)
-    return (2 * np.arange(count, dtype=np.int64) + 1) * num_pairs // (2 * count)
-
-
 def _distribution(value_N: NDArray[np.float64] | IntArray) -> Distribution:
     values = np.percentile(value_N, _PERCENTILES).tolist()
     return Distribution(float(value_N.mean()), {str(p): value for p, value in zip(_PERCENTILES, values, strict=True)})
@@ -164,7 +162,7 @@ def _texts(store: Store, row_N: IntArray) -> tuple[list[str], list[str]]:
 
 
 def _examples(store: Store, tokenizers: TokenizerPair, count: int) -> list[tuple[Sentence, Sentence]]:
-    row_N = _spread(store.manifest.num_pairs, count)
+    row_N = spread(store.manifest.num_pairs, count)
     if store.manifest.kind == "text":
         sides = [
             [_encoded(text, tokenizer) for text in texts]

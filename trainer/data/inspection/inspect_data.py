@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from trainer.data.config import DataConfig
 from trainer.data.feeding.feed import TrainingData
 from trainer.data.inspection.corpus_report import CorpusReport, CorpusSample
+from trainer.data.inspection.round_trip import target_round_trip
 from trainer.data.order.mixture import mixture_shares
 from trainer.data.order.partition import Partition
 from trainer.data.preparation.build_stores import Prepared
@@ -56,9 +57,13 @@ def inspect(
     sizes = [store.manifest.num_pairs for store in prepared.stores]
     shares = mixture_shares([corpus.weight for corpus in data.train], sizes, data.temperature)
     pairs_per_step = mixture.pairs_per_micro_batch * mixture.micro_batches_per_step
-    corpora = [
+    reports = [
         sample.report(tokenizers, share, sample.num_pairs / (share * pairs_per_step), num_examples)
         for sample, share in zip(samples, shares.tolist(), strict=True)
+    ]
+    corpora = [
+        replace(report, target_round_trip=target_round_trip(corpus, store, tokenizers.target))
+        for report, corpus, store in zip(reports, data.train, prepared.stores, strict=True)
     ]
     return Inspection(data.mode, corpora, mixture)
 

@@ -82,6 +82,8 @@ def trained_tokenizers(data: DataConfig, tokenizer: TokenizerConfig, cache: Path
     """The folder of the tokenizers trained for a configuration; its name changes with all that decides them."""
     corpora = [[known.corpus_identity(corpus), corpus.weight] for corpus in data.train]
     settings = asdict(replace(tokenizer, sampling=None))
+    if tokenizer.normalization == TokenizerConfig.normalization:
+        del settings["normalization"]  # so that tokenizers trained before this setting existed are found
     identity = [_STORE_FORMAT, data.mode, corpora, data.temperature, _filters(data.filters, known), settings]
     return cache / f"{TRAINED_TOKENIZERS}{_fingerprint(identity)[:FINGERPRINT_LENGTH]}"
 

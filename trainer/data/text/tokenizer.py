@@ -229,6 +229,7 @@ def train_tokenizer(lines: Iterator[str], config: TokenizerConfig, text: str = "
                 model_type=config.kind,
                 vocab_size=config.vocab_size,
                 character_coverage=config.character_coverage,
+                normalization_rule_name=config.normalization,
                 byte_fallback=config.byte_fallback,
                 user_defined_symbols=list(config.user_symbols),
                 pad_id=PAD_ID,
