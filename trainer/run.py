@@ -1,6 +1,6 @@
 """Puts one run together: the only file that names the concrete classes side by side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -43,6 +43,7 @@ from trainer.training import rehearsal as memory
 from trainer.training.collaborators import Collaborators
 from trainer.training.loop import Loop
 from trainer.training.progress import Progress
+from trainer.training.schedule import schedule_warnings
 from trainer.training.stop_request import StopRequest
 from trainer.training.validation import Validator
 
@@ -99,8 +100,12 @@ def _train(
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = create_engine(model, processes, config.engine, config.optimizer)
     resumed = newest_verified(engine, Path(config.run.directory))
-    progress = _restored(resumed, config, engine, data, prepared.tokenizers) if resumed else Progress()
-    reporter = _reporter(config, engine, prepared, progress, num_parameters, signs.log)
+    document = restore(resumed, engine, data, prepared.tokenizers.fingerprint) if resumed else None
+    progress = Progress.from_document(document, config.evaluation.metric) if document else Progress()
+    former_rate = document.learning_rate if document else None
+    warnings = schedule_warnings(config, engine.num_updates, former_rate, progress.lr_scale)
+    facts = _run_facts(config, engine, prepared, progress.step, num_parameters, warnings)
+    reporter = _reporter(config, engine, facts, progress, signs.log)
     outcome = RunOutcome.FAILED
     signs.state.training(progress.step)
     try:
@@ -153,11 +158,6 @@ def compute_dtype(config: EngineConfig) -> torch.dtype:
     return torch.bfloat16 if config.precision == "bf16" else torch.float32
 
 
-def _restored(path: Path, config: Config, engine: Engine, data: TrainingData, tokenizers: TokenizerPair) -> Progress:
-    document = restore(path, engine, data, tokenizers.fingerprint)
-    return Progress.from_document(document, config.evaluation.metric)
-
-
 def _go_back(config: Config, engine: Engine) -> Progress | None:
     path = newest_verified(engine, Path(config.run.directory))
     return Progress.from_document(restore_engine(path, engine), config.evaluation.metric) if path else None
@@ -172,20 +172,24 @@ def _validator(config: Config, tokenizers: TokenizerPair) -> Validator | None:
     return Validator(replica, tokenizers, sets, config.evaluation, config.data)
 
 
-def _reporter(
-    config: Config, engine: Engine, prepared: Prepared, progress: Progress, num_parameters: int, log: RankLog
-) -> Reporter:
-    directory = Path(config.run.directory)
-    facts = RunFacts(
-        run_directory=directory,
+def _run_facts(
+    config: Config, engine: Engine, prepared: Prepared, start_step: int, num_parameters: int, warnings: Sequence[str]
+) -> RunFacts:
+    return RunFacts(
+        run_directory=Path(config.run.directory),
         num_parameters=num_parameters,
         world_size=engine.world_size,
         engine=config.engine.kind,
         precision=config.engine.precision,
         corpora=[(store.manifest.name, store.manifest.num_pairs) for store in prepared.stores],
         tokens_per_step=config.data.max_tokens * config.data.micro_batches_per_step,
-        start_step=progress.step,
+        start_step=start_step,
+        warnings=warnings,
     )
+
+
+def _reporter(config: Config, engine: Engine, facts: RunFacts, progress: Progress, log: RankLog) -> Reporter:
+    directory = Path(config.run.directory)
     console = Console(engine.rank == 0, config.run.max_steps, log.screen, keep=log.keep)
     if engine.rank != 0:
         return Reporter(facts, console)

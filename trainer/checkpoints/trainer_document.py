@@ -1,6 +1,6 @@
 """`trainer.json`: how far training had come when a checkpoint was taken, and what it was made with.
 
-{"format", "num_updates", "metric", "world_size", "engine", "tokenizer", and the fields of the loop's progress}
+{"format", "num_updates", "learning_rate", "metric", "world_size", "engine", "tokenizer", and the fields of `Progress`}
 """
 
 import json
@@ -12,16 +12,18 @@ from typing import Any
 from trainer.errors import UserError
 from trainer.run_directory.layout import TRAINER_DOCUMENT
 
-_FORMAT = 1  # files without a number are of an earlier version and have the same keys, but no `tokenizer`
+_FORMAT = 1  # files without a number are older and lack `learning_rate` and `tokenizer`
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerDocument:
-    """The content of `trainer.json`. `metric` names the validation score in `progress`, `tokenizer` is the fingerprint
-    of the tokenizers, `world_size` and `engine` only record what wrote the checkpoint. None: not recorded."""
+    """The content of `trainer.json`. `learning_rate` is that of the last update, `metric` names the validation score in
+    `progress`, `tokenizer` is the fingerprint of the tokenizers, `world_size` and `engine` only record what wrote the
+    checkpoint. None: not recorded."""
 
     num_updates: int
     progress: Mapping[str, Any] = field(default_factory=dict)
+    learning_rate: float | None = None
     metric: str | None = None
     world_size: int | None = None
     engine: str | None = None

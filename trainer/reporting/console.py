@@ -20,7 +20,8 @@ _SHOWN_SAMPLES = 3
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What is told about a run when it starts. `corpora` are names and numbers of pairs; `start_step` 0 is fresh.
+    """What is shown when a run starts. `corpora` are names and numbers of pairs, `warnings` sentences. A run that
+    begins has `start_step` 0.
 
     `tokens_per_step` bounds the target tokens of one optimizer step over all ranks.
     """
@@ -33,6 +34,7 @@ class RunFacts:
     corpora: Sequence[tuple[str, int]]
     tokens_per_step: int
     start_step: int
+    warnings: Sequence[str] = ()
 
 
 class Sample(NamedTuple):
@@ -161,6 +163,7 @@ def start_lines(facts: RunFacts, max_steps: int) -> list[str]:
         f"engine      {facts.engine}, {facts.precision}, {processes}",
         *(f"corpus      {name}: {num_pairs:,} pairs" for name, num_pairs in facts.corpora),
         f"steps       {max_steps:,}, each up to {facts.tokens_per_step:,} target tokens; {fresh}",
+        *(f"warning     {warning}" for warning in facts.warnings),
     ]
 
 

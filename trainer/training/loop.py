@@ -234,6 +234,7 @@ class Loop:
         trainer = TrainerDocument(
             progress=asdict(self.progress),
             num_updates=self.engine.num_updates,
+            learning_rate=self._last_rate(),
             metric=self.config.evaluation.metric,
             world_size=self.engine.world_size,
             engine=self.config.engine.kind,
@@ -241,3 +242,10 @@ class Loop:
         )
         lanes = merge_states(self.engine.gather(self.data.state()))
         return {TRAINER_DOCUMENT: trainer.to_json(), LANES_DOCUMENT: lanes}
+
+    def _last_rate(self) -> float | None:
+        """The learning rate of the last update, None before the first."""
+        if self.engine.num_updates == 0:
+            return None
+        rate = learning_rate(self.config.optimizer, self.engine.num_updates, self.config.run.max_steps)
+        return rate * self.progress.lr_scale

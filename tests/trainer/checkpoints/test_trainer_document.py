@@ -14,7 +14,13 @@ def written(folder: Path, document: object) -> Path:
 
 def test_it_reads_back_what_was_written(tmp_path: Path) -> None:
     document = TrainerDocument(
-        num_updates=6, progress={"step": 7, "score": None}, metric="bleu", world_size=2, engine="zero2", tokenizer="ab"
+        num_updates=6,
+        progress={"step": 7, "score": None},
+        learning_rate=1e-3,
+        metric="bleu",
+        world_size=2,
+        engine="zero2",
+        tokenizer="ab",
     )
     content = document.to_json()
     assert content["format"] == 1

@@ -60,6 +60,15 @@ def test_a_resumed_run_says_from_where() -> None:
     assert "1 process\n" in stream.getvalue()
 
 
+def test_warnings_are_shown_with_the_start() -> None:
+    stream = io.StringIO()
+    Console(True, 3000, stream).start(RunFacts(**{**FACTS.__dict__, "warnings": ["the rate jumps.", "too short."]}))
+    assert [line for line in stream.getvalue().splitlines() if line.startswith("warning ")] == [
+        "warning     the rate jumps.",
+        "warning     too short.",
+    ]
+
+
 def test_a_report_in_a_log_file_is_one_plain_line() -> None:
     stream = io.StringIO()
     Console(True, 3000, stream).train(TRAIN)
