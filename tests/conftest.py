@@ -2,7 +2,7 @@
 
 import pytest
 
-# Minutes each, on one worker. Begun last, one of them would go on while the other worker has nothing left to do.
+# Minutes each, on one worker. Begun last, one of them would still run while the other worker has nothing left to do.
 LONGEST = ("test_training.py", "test_on_slurm.py", "test_wandb_sink.py", "test_chaos.py", "test_other_launchers.py")
 
 

@@ -191,7 +191,7 @@ def test_forbidden_tokens_never_appear_and_the_limit_ends_every_hypothesis() -> 
 
 def test_equal_scores_are_ranked_by_id() -> None:
     class Undecided(ToyModel):
-        """Never tells A and B apart."""
+        """Gives A and B equal scores at every step."""
 
         def logits(self, source: int, tokens: list[int]) -> Tensor:
             return torch.tensor([0.0, 0.0, 0.0, -9.0, 3.0, 3.0], dtype=torch.bfloat16)

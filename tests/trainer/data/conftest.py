@@ -51,7 +51,7 @@ def side(sentences: list[list[int]], dtype: str = "int64") -> Side:
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> MakeStore:
-    """A store of random pairs; the first id of pair n is 1000 + n on both sides, so that a token tells its pair.
+    """A store of random pairs; the first id of pair n is 1000 + n on both sides, so that a token identifies its pair.
 
     With `kind="text"` the pairs are words instead, and the first word of pair n is the number 1000 + n.
     """

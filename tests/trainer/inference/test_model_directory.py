@@ -1,4 +1,4 @@
-"""What is saved comes back the same, from each of the three places a model can lie; what is damaged is told."""
+"""What is saved comes back the same, from each of the three places a model can be in; what is damaged is reported."""
 
 from pathlib import Path
 

@@ -15,8 +15,8 @@ CONFIG = ModelConfig(d_model=64, d_ff=128, num_heads=2, num_encoder_layers=2, nu
 
 
 def test_counted_as_torch_counts_the_matrix_products() -> None:
-    # One sentence, so that nothing is padded; short, so that attention, of which torch counts the masked half too,
-    # weighs little.
+    # One sentence, so that nothing is padded; short, so that attention matters little: torch
+    # counts its masked half too.
     source, target = (Side(np.full(n, 5), np.array([n])) for n in (12, 9))
     micro_batch = MicroBatch(pack(source, target, SpecialIds(0, 0, 2)), 0, 0, 1, (np.zeros(1, int), np.zeros(1, int)))
     model = Transformer(CONFIG, 100, pad_id=0, compute_dtype=torch.float32)

@@ -29,7 +29,7 @@ VALID = {"kind": "valid", "step": 3, "name": "val", "bleu": 30.5, "nll": None}
 
 
 class RecordingSink:
-    """A sink that fails or stands still where it is told to."""
+    """A sink that fails or blocks in the methods that are named."""
 
     def __init__(self, fails: tuple[str, ...] = (), blocks: tuple[str, ...] = ()) -> None:
         self.calls: list[tuple[str, Any]] = []

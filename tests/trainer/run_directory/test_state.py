@@ -1,4 +1,4 @@
-"""What a run leaves for whoever looks from outside."""
+"""What a run reports to observers outside of it."""
 
 import json
 from pathlib import Path

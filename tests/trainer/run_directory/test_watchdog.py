@@ -69,7 +69,7 @@ def test_slow_steps_raise_the_limit_and_long_phases_do_not_count_as_steps(tmp_pa
 
 
 def test_a_dead_file_system_does_not_keep_the_watchdog_from_ending_the_job(tmp_path: Path) -> None:
-    """A pipe that nobody reads blocks whoever opens it to write, as a server that is gone does."""
+    """Opening a pipe that nobody reads blocks, as a file of a server that is gone does."""
     (tmp_path / "heartbeats").mkdir()
     for suffix in ("tmp", "stacks"):
         os.mkfifo(tmp_path / "heartbeats" / f"rank-00000.{suffix}")

@@ -1,4 +1,4 @@
-"""Too large a budget fails before the first step, and a run that ran out of memory goes on in smaller parts."""
+"""Too large a budget fails before the first step, and a run that ran out of memory continues in smaller parts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ MAX_TOKENS, LENGTH = 256, 8
 
 
 class Memory:
-    """An engine with room for so many target tokens at a time."""
+    """An engine with room for a number of target tokens at a time."""
 
     rank, world_size = 1, 2
 

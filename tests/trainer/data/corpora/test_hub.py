@@ -1,4 +1,4 @@
-"""A dataset in the Hub's shape, which lies in a local folder here, is streamed; a Hub that stays away is told soon."""
+"""A dataset in the Hub's form, here in a local folder, is streamed; a Hub that does not answer is soon reported."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Text at an address reads like text on the disk, through an unsteady network too, and a dead one is told."""
+"""Text at an address reads like text on the disk, through an unsteady network too, and a dead one is reported."""
 
 import gzip
 import threading

@@ -45,7 +45,7 @@ class Feeds:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    """With so many pieces that there is something to sample."""
+    """Has enough pieces that sentences can be split in several ways."""
     return train_tokenizer(iter(sentences(400, 0)), TokenizerConfig(vocab_size=400))
 
 

@@ -78,7 +78,7 @@ def test_filling_costs_little() -> None:
 
 
 def micro_batch(lengths: list[int], static: Budget | None = None) -> MicroBatch:
-    """Pairs with so many target tokens, and a source token more."""
+    """Pairs with these numbers of target tokens, and one source token more each."""
     source, target = ([[n + 4] * (length + extra) for n, length in enumerate(lengths)] for extra in (1, 0))
     places = np.arange(len(lengths))
     return MicroBatch(pack(side(source), side(target), IDS, static), 7, 3, 99, (np.zeros_like(places), places))

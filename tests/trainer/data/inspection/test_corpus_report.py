@@ -1,4 +1,4 @@
-"""What is told about a corpus is what a reader of its whole store would count."""
+"""The report about a corpus has what a reader of its whole store would count."""
 
 from pathlib import Path
 

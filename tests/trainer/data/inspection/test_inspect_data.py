@@ -1,4 +1,4 @@
-"""What is told about a run beforehand is what its training data then do."""
+"""The report about a run beforehand is right about what its training data then do."""
 
 import json
 from collections.abc import Callable

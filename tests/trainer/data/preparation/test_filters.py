@@ -118,7 +118,7 @@ def test_a_block_without_pairs_or_without_text(config: FilterConfig) -> None:
 
 @pytest.fixture
 def identifier(tmp_path: Path) -> str:
-    """Tells German by its umlauts; refuses text of digits only, and answers too little where a text says so."""
+    """Recognises German by its umlauts; refuses text of digits only, and answers too little where a text says so."""
     path = tmp_path / "my_identifier.py"
     path.write_text(
         "def identify(texts):\n"

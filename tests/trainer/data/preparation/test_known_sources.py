@@ -18,7 +18,7 @@ MODEL = TokenizerConfig(vocab_size=292)
 
 @pytest.fixture
 def data(make_corpus: Callable[..., CorpusConfig], tmp_path: Path) -> DataConfig:
-    """A run's data with every kind of file beside the text that may go: a language identifier too."""
+    """A run's data with every kind of file that may go, besides the text: a language identifier too."""
     (tmp_path / "language.py").write_text("def f(texts): return ['xx'] * len(texts)\n")
     lines = [f"sentence number {n}" for n in range(40)]
     return DataConfig(
