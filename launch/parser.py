@@ -53,11 +53,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
+Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"  # argparse has no public name for it
 Command = Callable[[argparse.Namespace], int]
 
 
-def _add(subparsers: Subparsers, command: Command, summary: str, text: str) -> argparse.ArgumentParser:
+def _add(subparsers: Subparsers, command: Command, summary: str, text: str) -> Parser:
     parser = subparsers.add_parser(
         command.__name__,
         help=summary,

@@ -17,7 +17,7 @@ from trainer.configuration.reading import dump, load_resolved
 from trainer.configuration.same_run import require_same_run
 from trainer.configuration.sections import Config
 from trainer.data.config import TokenizerConfig
-from trainer.data.preparation.build_stores import Prepared, build_stores
+from trainer.data.preparation.build_stores import Prepared, build_stores, check_text
 from trainer.data.preparation.recipe import TRAINED_TOKENIZERS
 from trainer.data.preparation.run_tokenizers import TOKENIZER_CHECKSUMS, remove_tokenizers
 from trainer.data.preparation.validation import VALIDATION_COPIES
@@ -47,6 +47,7 @@ def prepare(config: Config, workers: int | None = None) -> Prepared:
     use or cannot be written, or where the corpora cannot be used; of a run that never came to be, nothing is then left.
     A run whose ranks on other machines were alive a moment ago is watched for 25 s, for heartbeats.
     """
+    check_text(config.data, config.tokenizer, config.run.directory)  # before any folder is made
     directory = Path(config.run.directory)
     is_new = not os.path.exists(directory)
     try:
