@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from trainer.checkpoints.policy import RunSaving
 from trainer.checkpoints.trainer_document import TrainerDocument
 from trainer.configuration.sections import Config
-from trainer.data.feeding.feed import merge_states
+from trainer.data.feeding.feed_state import merge_states
 from trainer.data.feeding.packing import MicroBatch
 from trainer.engine.base import StepResult
 from trainer.engine.peak_memory import peak_host_memory

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from trainer.data.config import DataConfig
-from trainer.data.feeding.feed import TrainingData, merge_states
+from trainer.data.feeding.feed import TrainingData
+from trainer.data.feeding.feed_state import merge_states
 from trainer.data.feeding.packing import MicroBatch
 from trainer.data.order.partition import Partition
 from trainer.data.stores.store import Store

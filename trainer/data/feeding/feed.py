@@ -1,6 +1,6 @@
 """The training data of one rank: micro-batches in the run's order, and where that order stands."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -9,7 +9,8 @@ import torch
 
 from trainer.data.config import DataConfig
 from trainer.data.feeding.budget import choose_budget
-from trainer.data.feeding.consumed_counts import COUNTED, corpus_counts, count
+from trainer.data.feeding.consumed_counts import COUNTED, count
+from trainer.data.feeding.feed_state import FORMAT, check_same_data, current_format
 from trainer.data.feeding.lane_reader import LaneReader, PairSource
 from trainer.data.feeding.largest_micro_batch import largest_micro_batch
 from trainer.data.feeding.packing import MicroBatch, pack
@@ -23,7 +24,6 @@ from trainer.data.stores.store import Store
 from trainer.data.text.encoding import PairEncoder
 from trainer.data.text.sentences import IntArray
 from trainer.data.text.tokenizer import SpecialIds
-from trainer.errors import UserError
 
 
 class _Dealt(NamedTuple):
@@ -89,8 +89,9 @@ class TrainingData:
         return largest_micro_batch(budget, self._ids, self._static) if budget else None
 
     def state(self) -> dict[str, Any]:
-        """Where this rank's lanes stand, JSON-able; `merge_states` makes one of all ranks', for any world size."""
+        """Where this rank's lanes are, JSON-able; `feed_state.merge_states` joins the states of all ranks."""
         return {
+            "format": FORMAT,
             "micro_batches": self._micro_batches,
             "order": self._order_identity(),
             "corpora": self._corpus_identities(),
@@ -98,10 +99,10 @@ class TrainingData:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continues at a merged state. Raises UserError where it belongs to another order of the data."""
+        """Continues at a merged state, of this or an older format. Raises UserError if the order of the data differs."""
         self._stop_working_ahead()
-        _check_order(self._order_identity(), state["order"])
-        _check_corpora(self._corpus_identities(), state["corpora"])
+        state = current_format(state)
+        check_same_data(self.state(), state)
         self._micro_batches = state["micro_batches"]
         for lane in self._lanes:
             saved = state["lanes"][str(lane)]
@@ -126,12 +127,12 @@ class TrainingData:
     def _order_identity(self) -> dict[str, Any]:
         """What decides, beside the corpora, which pair comes when (but not how many are packed together)."""
         return {
-            "`run.seed`": self._seed,
-            "`data.mode`": self._config.mode,
-            "`data.num_lanes`": self._config.num_lanes,
-            "`data.window`": self._config.window,
-            "`data.temperature`": self._config.temperature,
-            "the number of corpora in `data.train`": len(self._manifests),
+            "seed": self._seed,
+            "mode": self._config.mode,
+            "num_lanes": self._config.num_lanes,
+            "window": self._config.window,
+            "temperature": self._config.temperature,
+            "num_corpora": len(self._manifests),
         }
 
     def _corpus_identities(self) -> list[dict[str, Any]]:
@@ -173,33 +174,3 @@ class TrainingData:
         seed = dropout_seed(self._seed, index)
         micro_batch = MicroBatch(batch, index, lane, seed, (pairs.corpus_N, pairs.row_N))
         return _Dealt(micro_batch, reader.state, count(pairs, len(self._manifests)))
-
-
-def _check_order(present: dict[str, Any], saved: dict[str, Any]) -> None:
-    for name, value in present.items():
-        if saved[name] != value:
-            raise UserError(
-                f"{name} is {value}, but the checkpoint was made with {saved[name]}: the order of the data depends on "
-                "it, so set it back or start a new run directory."
-            )
-
-
-def _check_corpora(present: list[dict[str, Any]], saved: list[dict[str, Any]]) -> None:
-    for place, (corpus, before) in enumerate(zip(present, saved, strict=True)):
-        which = f"of `data.train.{place}` ({corpus['name']})"
-        if corpus["weight"] != before["weight"]:
-            _check_order({f"the weight {which}": corpus["weight"]}, {f"the weight {which}": before["weight"]})
-        if corpus["content"] != before["content"]:
-            raise UserError(
-                f"the content {which} has changed since the checkpoint was made ({before['num_pairs']:,} pairs of "
-                f"{before['name']} then, {corpus['num_pairs']:,} pairs now): the order of the data depends on it, so "
-                "bring back the text and the settings of its preparation, or start a new run directory."
-            )
-
-
-def merge_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """One state from those of all ranks, taken after the same step; `consumed` tells what they have read together."""
-    states = list(states)
-    assert len({state["micro_batches"] for state in states}) == 1, "states of different steps"
-    merged = states[0] | {"lanes": {lane: saved for state in states for lane, saved in state["lanes"].items()}}
-    return merged | {"consumed": corpus_counts(merged)}
