@@ -99,7 +99,7 @@ class TrainingData:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continues at a merged state, of this or an older format. Raises UserError if the order of the data differs."""
+        """Continues at a merged state, of this or an older format. Raises UserError if the data differ."""
         self._stop_working_ahead()
         state = current_format(state)
         check_same_data(self.state(), state)
