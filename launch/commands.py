@@ -29,8 +29,8 @@ def train(options: Namespace) -> int:
     from launch.processes import launcher_variables, local
     from launch.processes.output import outlive_the_readers
     from trainer.configuration import reading as configuration
-    from trainer.run_directory import ownership as run_directory
     from trainer.run_directory.layout import config_path
+    from trainer.run_directory.opening import open_run_directory
 
     outlive_the_readers()
     ignored = launcher_variables.clear(os.environ)
@@ -49,7 +49,7 @@ def train(options: Namespace) -> int:
     if processes == 1:
         return _until_it_ends(lambda: _train_here(config))
     # Here and not in a worker: the other ranks would wait in a collective, which has a time limit.
-    run_directory.prepare(config)
+    open_run_directory(config)
     # The configuration that was checked, even if the user changes the file in the meantime.
     worker_arguments = [str(config_path(config.run.directory))]
     return _until_it_ends(lambda: local.run_workers(worker_arguments, processes))
@@ -103,10 +103,10 @@ def prepare(options: Namespace) -> int:
     from launch.watching.prepare_report import report
     from trainer.configuration import reading as configuration
     from trainer.data.preparation.build_stores import verify
-    from trainer.run_directory import ownership as run_directory
+    from trainer.run_directory.opening import open_run_directory
 
     config = configuration.load(options.config, options.changes)
-    prepared = run_directory.prepare(config, options.workers)
+    prepared = open_run_directory(config, options.workers)
     verify(prepared)
     for line in report(prepared):
         print(line)
@@ -116,10 +116,10 @@ def prepare(options: Namespace) -> int:
 def data(options: Namespace) -> int:
     """Prepares what is missing, then shows what a run will read."""
     from trainer.configuration import reading as configuration
-    from trainer.run_directory import ownership as run_directory
+    from trainer.run_directory.opening import open_run_directory
 
     config = configuration.load(options.config, options.changes)
-    prepared = run_directory.prepare(config)
+    prepared = open_run_directory(config)
     from launch.watching.data_report import show
     from trainer.data.inspection.inspect_data import inspect
 

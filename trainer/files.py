@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -77,6 +77,18 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     except OSError:
         return []
     return [record for _, record in json_lines(content)]
+
+
+def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Adds an object to a file with one on each line, in one write, after a line that was cut short too.
+
+    Several processes may append at once. Raises OSError.
+    """
+    with path.open("ab+", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        torn = size > 0 and file.read(1) != b"\n"
+        file.write((b"\n" if torn else b"") + json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
 
 def json_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:

@@ -34,7 +34,8 @@ from trainer.reporting.start_facts import start_facts
 from trainer.reporting.tensorboard_sink import TensorBoardSink, require_tensorboard
 from trainer.reporting.wandb_sink import create_wandb_tracker
 from trainer.run_directory.layout import CHECKPOINTS, checkpoint_name, metrics_path
-from trainer.run_directory.ownership import owning, prepare
+from trainer.run_directory.opening import open_run_directory
+from trainer.run_directory.ownership import owning
 from trainer.run_directory.rank_log import RankLog
 from trainer.run_directory.state import RunState
 from trainer.run_directory.stop_reason import RunOutcome, StopReason
@@ -61,7 +62,7 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> StopR
     if config.tracking.tensorboard:
         require_tensorboard()
     processes = ProcessGroup(device, config.engine)
-    prepared = processes.while_the_others_wait(lambda: prepare(config))
+    prepared = processes.while_the_others_wait(lambda: open_run_directory(config))
     prepared = prepared or open_prepared(config.data, config.run.directory)
     stop = StopRequest().install()  # until here there is nothing to save, and a signal ends the process
     directory = Path(config.run.directory)
@@ -70,7 +71,7 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> StopR
         RankLog(directory, rank, world_size) as log,
         # First, so that its processes start while the model is built.
         closing(training_data(config, prepared, Partition(rank, world_size), device)) as data,
-        closing(Watchdog(directory, rank, config.hang, log.telling(give_up)).start()) as watchdog,
+        closing(Watchdog(directory, rank, config.hang, log.reporting(give_up)).start()) as watchdog,
     ):
         state = RunState(directory, rank, world_size, config.run.max_steps)
         try:

@@ -7,13 +7,12 @@ SLURM had started the job before, `step` is that of the newest checkpoint. `cras
 kind, and null if there was none. `trained` says whether training had begun in this start; older lines lack it.
 """
 
-import json
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-from trainer.files import read_json_lines
+from trainer.files import append_json_line, read_json_lines
 from trainer.run_directory.layout import RESTARTS, checkpoint_step, list_checkpoints
 
 
@@ -26,8 +25,7 @@ def record_decision(run: Path, decision: str, reason: str, job: str, **more: Any
     """Adds a line. `more` are further keys. Raises OSError."""
     line = {"time": time.time(), "job": job, "restart": int(os.environ.get("SLURM_RESTART_COUNT", 0))}
     line |= {"decision": decision, "reason": reason, "step": newest_step(run), "crash": None, "trained": False} | more
-    with (run / RESTARTS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    append_json_line(run / RESTARTS, line)
 
 
 def newest_step(run: Path) -> int:

@@ -20,8 +20,8 @@ from trainer.configuration.same_run import require_same_run
 from trainer.configuration.sections import Config
 from trainer.errors import UserError
 from trainer.files import write_atomically
-from trainer.run_directory import ownership as run_directory
 from trainer.run_directory.layout import CONFIG, JOB_CODE, JOB_SCRIPT, JOBS, config_path, metrics_path
+from trainer.run_directory.ownership import owning
 from trainer.run_directory.state import read_state
 
 _SECONDS_TO_ANSWER = 60
@@ -115,7 +115,7 @@ def submit(config: Config, submission: Submission) -> Iterator[str]:
             f"`run.directory` is {directory}, but {error.filename} cannot be written ({error.strerror}): name another "
             "folder, or change its permissions."
         ) from error
-    with run_directory.owning(directory):
+    with owning(directory):
         _refuse_if_queued(directory)  # another `submit` may have been quicker
         code = take_snapshot(directory / JOBS / JOB_CODE)
         frozen = directory / JOBS / CONFIG

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.files import (
+    append_json_line,
     is_locked,
     json_lines,
     locked,
@@ -100,6 +101,15 @@ def test_json_lines_are_read_as_far_as_they_are_whole(tmp_path: Path) -> None:
     path.write_bytes(b'{"a": 1}\n[]\n\xff\nnot\n' + b"[" * 200_000 + b'\n{"a": "x\xe2\x80\xa8y\xc2\x85z"}\n{"a": 3}')
     assert read_json_lines(path) == [{"a": 1}, {"a": "x\u2028y\x85z"}]
     assert next(line for line, _ in json_lines(path.read_bytes())) == b'{"a": 1}\n'
+
+
+def test_a_line_after_one_that_was_cut_short_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    append_json_line(path, {"a": "ä\u2028\ud800"})
+    with path.open("a") as file:
+        file.write('{"a": 2, "b')
+    append_json_line(path, {"a": 3})
+    assert [record["a"] for record in read_json_lines(path)] == ["ä\u2028?", 3]
 
 
 def test_a_lock_keeps_others_out_until_it_ends(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""What each rank says, kept beside the run: RUN/logs/rank-00003.log, one header line a start.
+"""The output of each rank: RUN/logs/rank-00003.log, with one header line per start.
 
-Rank 0 speaks to the user, and its log is a copy. The others speak into their logs alone, also what C++ says when it
-aborts, because nobody can read a terminal in which a thousand ranks speak. Where a signal such as SIGSEGV ends a
-process, its log has the stacks of its threads.
+Rank 0 writes to the terminal, and its log is a copy. The others write to their logs alone, since nobody can read the
+output of a thousand ranks in one terminal; that includes what C++ writes when it aborts. If a signal such as SIGSEGV
+ends a process, the stacks of its threads are in its log.
 """
 
 import faulthandler
@@ -25,7 +25,7 @@ _BYTES_OF_A_LINE = 1000  # more than nearly all have
 
 
 def last_lines(run_directory: Path, rank: int, number: int) -> list[str]:
-    """The end of a rank's log, however long that is; empty where there is none."""
+    """The last lines of a rank's log, whatever its size; none if there is no log."""
     try:
         with log_path(run_directory, rank).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - number * _BYTES_OF_A_LINE))
@@ -35,14 +35,14 @@ def last_lines(run_directory: Path, rank: int, number: int) -> list[str]:
 
 
 class RankLog:
-    """A context manager that keeps what this process says meanwhile, and why it failed.
+    """While active, copies this process's output, and the exception that ends it, to the rank's log.
 
-    Nothing here fails where the disk does: no log is worth a run.
+    A failing disk costs the log, never the run.
     """
 
     def __init__(self, run_directory: Path, rank: int, world_size: int) -> None:
         self._path, self._rank, self._world_size = log_path(run_directory, rank), rank, world_size
-        self.screen: TextIO = sys.stderr  # where the user looks
+        self.screen: TextIO = sys.stderr  # what the user sees
         self._descriptor: int | None = None
         self._give_back: Callable[[], None] = lambda: None
 
@@ -71,23 +71,23 @@ class RankLog:
         self.give_back()
 
     def keep(self, text: str) -> None:
-        """Appends whole lines to the log alone; from any thread."""
+        """Appends whole lines to the log alone. May be called from any thread."""
         self._write(text.rstrip("\n") + "\n")
 
     def give_back(self) -> None:
-        """From now on this process speaks to the user again. The file stays open, for threads that are still at it."""
+        """Sends the output of this process to the terminal again. The file stays open for threads that still write."""
         give_back, self._give_back = self._give_back, lambda: None
         give_back()
 
-    def telling(self, give_up: Callable[[str], None]) -> Callable[[str], None]:
-        """`give_up` with its message kept as well, and told where the user looks."""
+    def reporting(self, give_up: Callable[[str], None]) -> Callable[[str], None]:
+        """`give_up`, with its message also in the log and what it prints on the terminal."""
 
-        def give_up_and_tell(message: str) -> None:
+        def give_up_and_report(message: str) -> None:
             self.keep(message)
             self.give_back()
             give_up(message)
 
-        return give_up_and_tell
+        return give_up_and_report
 
     def _write(self, text: str) -> None:
         if self._descriptor is not None:
@@ -105,7 +105,7 @@ class RankLog:
         return give_back
 
     def _take_over(self, descriptor: int) -> Callable[[], None]:
-        """The file descriptors too, which is what C and C++ write to."""
+        """Redirects the file descriptors too, since C and C++ write to them."""
         before = sys.stdout, sys.stderr
         saved = {number: os.dup(number) for number in (1, 2)}
         _move(before, dict.fromkeys(saved, descriptor))
@@ -135,7 +135,7 @@ def _header(rank: int, world_size: int) -> str:
 
 
 class _Stream(io.TextIOBase):
-    """Text goes to the log and, where there is one, to the stream that it would have gone to."""
+    """Writes text to the log and, if it is given, to the stream that it was meant for."""
 
     def __init__(self, keep: Callable[[str], None], shown: TextIO | None = None) -> None:
         self._keep, self._shown = keep, shown

@@ -1,10 +1,10 @@
-"""How a run stands, for whoever looks from outside: launchers, `dragoman status`, a human.
+"""The state of a run, for launchers, `dragoman status` and people.
 
-    RUN/state.json      what rank 0 said last: training since when and where, or why training ended
-    RUN/failures.jsonl  one object for each failure that a rank lived to tell, appended by that rank; `lost_peer` where
-                        it failed only because another one had
+    RUN/state.json      what rank 0 reported last: training since when and where, or why training ended
+    RUN/failures.jsonl  one object per failure that a rank could record; `lost_peer` is true if it failed only because
+                        another rank had
 
-A process that is killed says nothing more: `state.json` then goes on saying `training` while nobody owns the directory.
+A process that is killed reports nothing: `state.json` then still says `training`, while nobody owns the directory.
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer.errors import error_line, lost_peer
-from trainer.files import read_json_lines, write_atomically
+from trainer.files import append_json_line, read_json_lines, write_atomically
 from trainer.run_directory.layout import FAILURES, STATE
 from trainer.run_directory.stop_reason import RunOutcome, StopReason
 
@@ -25,7 +25,7 @@ State = Literal["training", "finished", "stopped", "failed"]
 
 
 class RunState:
-    """One rank's word on the run. Nothing here is a collective, and nothing fails where the disk does."""
+    """Records the state of the run and the failures of one rank. No method is a collective or raises OSError."""
 
     def __init__(self, run_directory: Path, rank: int, world_size: int, max_steps: int) -> None:
         self._directory, self._rank, self._first_step = run_directory, rank, 0
@@ -39,7 +39,7 @@ class RunState:
         }
 
     def training(self, step: int) -> None:
-        """Training begins, or goes on from `step`."""
+        """Training begins after `step`, 0 in a new run."""
         self._first_step = step
         self._write("training", None, step)
 
@@ -48,13 +48,13 @@ class RunState:
         self._write("stopped" if reason.outcome is RunOutcome.INTERRUPTED else "finished", reason, step)
 
     def failed(self, step: int, error: BaseException) -> None:
-        """Every rank tells its own failure; rank 0's is also the state of the run. `step`: the last that was done."""
+        """Records a failure after `step`, the last complete one. That of rank 0 is also the state of the run."""
         step = max(step, self._first_step)
         record = {"time": time.time(), "step": step, "rank": self._rank, "host": socket.gethostname()}
         record |= {"error": error_line(error), "traceback": "".join(traceback.format_exception(error))}
         record["lost_peer"] = lost_peer(error)
-        with suppress(OSError), (self._directory / FAILURES).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        with suppress(OSError):
+            append_json_line(self._directory / FAILURES, record)
         self._write("failed", error_line(error), step)
 
     def _write(self, state: State, reason: str | None, step: int) -> None:
@@ -66,7 +66,7 @@ class RunState:
 
 
 def read_state(run_directory: Path) -> dict[str, Any] | None:
-    """What `state.json` says; None where there is none or it cannot be read."""
+    """The content of `state.json`; None if it is missing or cannot be read."""
     try:
         document = json.loads((run_directory / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,10 +1,10 @@
-"""Notices a rank that makes no progress and ends the job, so that a launcher can start it again.
+"""Notices a rank that makes no progress and ends it, so that a launcher can start the run again.
 
     RUN/heartbeats/rank-00003.json   {"step", "phase", "idle", "limit", "time", "host", "pid"}, rewritten every few
-                                     seconds; "idle" seconds without progress, of "limit" that are allowed
-    RUN/heartbeats/rank-00003.stacks all threads' stacks, written by a rank that hung
+                                     seconds; "idle": seconds without progress, "limit": how many are allowed
+    RUN/heartbeats/rank-00003.stacks the stacks of all threads of a rank that hung
 
-A rank that waits for another inside a collective hangs as well: the stacks of all ranks tell who waited for whom.
+A rank that waits for another one in a collective hangs as well: the stacks of all ranks show which waited for which.
 """
 
 import faulthandler
@@ -28,13 +28,13 @@ from trainer.run_directory.layout import HEARTBEATS, files_by_rank, heartbeat_pa
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_HEARTBEATS = 10.0
-_USUAL_OF = 50  # steps
+_NUM_USUAL_STEPS = 50  # whose median is the usual duration
 _SECONDS_FOR_A_FILE = 5.0
 _LOOKS_FOR_THE_OTHERS = 3
 
 
 def end_process(message: str) -> None:
-    """Says why and ends the process, whatever its other threads are stuck in."""
+    """Prints the message and ends the process, whatever its other threads wait for."""
     try:
         print(message, file=sys.stderr, flush=True)
     finally:
@@ -42,7 +42,7 @@ def end_process(message: str) -> None:
 
 
 def read_heartbeats(run_directory: Path) -> dict[int, dict[str, Any]]:
-    """The last heartbeat of each rank, of whatever start; what cannot be read is left out."""
+    """The last heartbeat of each rank, also of earlier starts. Leaves out what cannot be read."""
     beats = {}
     for rank, path in files_by_rank(run_directory / HEARTBEATS, ".json").items():
         with suppress(OSError, ValueError):
@@ -53,22 +53,22 @@ def read_heartbeats(run_directory: Path) -> dict[int, dict[str, Any]]:
 
 
 class Watchdog:
-    """Watches one rank from a thread; `beat` says that a step is done. `give_up` gets the message and ends the process.
+    """Watches one rank from a thread. Calls `give_up`, which ends the process, with a message if the rank hangs.
 
-    Before the second step, and in validation and saving, `phase_minutes` counts.
+    Before the second step, and in validation and saving, the limit is `phase_minutes`.
     """
 
     def __init__(self, run_directory: Path, rank: int, config: HangConfig, give_up: Callable[[str], None]) -> None:
         self._path = heartbeat_path(run_directory, rank)
         self._rank, self._config, self._give_up = rank, config, give_up
-        self._step_seconds: deque[float] = deque(maxlen=_USUAL_OF)
+        self._step_seconds: deque[float] = deque(maxlen=_NUM_USUAL_STEPS)
         self._step, self._phase = 0, "start"
         self._last = time.monotonic()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self) -> "Watchdog":
-        """Begins to watch."""
+        """Starts to watch. Returns itself."""
         self._last = time.monotonic()
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _without_waiting(self._write_heartbeat)
@@ -77,11 +77,11 @@ class Watchdog:
 
     @property
     def step(self) -> int:
-        """The last step that was done since this process started, 0 before."""
+        """The last step that this process completed, 0 before the first."""
         return self._step
 
     def beat(self, step: int) -> None:
-        """A step is done."""
+        """To be called when a step is complete."""
         now = time.monotonic()
         if self._phase == "training":
             self._step_seconds.append(now - self._last)
@@ -89,7 +89,7 @@ class Watchdog:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Work between two steps, which takes longer than a step and is not counted as one."""
+        """Marks work between two steps that may take longer than a step, such as validation."""
         self._phase, self._last = name, time.monotonic()
         try:
             yield
@@ -97,7 +97,7 @@ class Watchdog:
             self._phase, self._last = f"after {name}", time.monotonic()
 
     def close(self) -> None:
-        """Ends the watch."""
+        """Stops to watch."""
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -114,7 +114,7 @@ class Watchdog:
         next_heartbeat = look + SECONDS_BETWEEN_HEARTBEATS
         while not self._closed.wait(_SECONDS_BETWEEN_LOOKS):
             now = time.monotonic()
-            # A process that was suspended has not been silent meanwhile.
+            # The time in which the process was suspended does not count.
             self._last += max(0.0, now - look - 2 * _SECONDS_BETWEEN_LOOKS)
             look = now
             if now - self._last > self.limit:
@@ -138,18 +138,18 @@ class Watchdog:
 
     def _end(self, seconds: float) -> None:
         _without_waiting(self._write_stacks)
-        # The other ranks are about to notice as well: they leave their stacks before anybody ends them.
+        # The other ranks are about to notice as well, and should write their stacks before a launcher ends them.
         time.sleep(_LOOKS_FOR_THE_OTHERS * _SECONDS_BETWEEN_LOOKS)
         self._give_up(
             f"dragoman: rank {self._rank} on {socket.gethostname()} has made no progress for {seconds:.0f} s in the "
             f"phase {self._phase!r} after step {self._step}; the stacks of its threads are in "
-            f"{self._path.with_suffix('.stacks')}. The same command goes on from the newest checkpoint; "
-            "`hang.minutes`, `hang.factor` and `hang.phase_minutes` bound how long a rank may be silent."
+            f"{self._path.with_suffix('.stacks')}. The same command resumes from the newest checkpoint; "
+            "`hang.minutes`, `hang.factor` and `hang.phase_minutes` limit how long a rank may make no progress."
         )
 
 
 def _without_waiting(write: Callable[[], None]) -> None:
-    """Runs `write` in a thread of its own and leaves it after a while: a dead file system may never answer."""
+    """Runs `write` in a thread and stops waiting for it after a while: a dead file system may never answer."""
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
     thread.join(_SECONDS_FOR_A_FILE)

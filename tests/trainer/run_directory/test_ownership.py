@@ -13,8 +13,9 @@ import pytest
 from trainer.configuration import reading as configuration
 from trainer.configuration.sections import Config
 from trainer.errors import UserError
-from trainer.run_directory import ownership as run_directory
-from trainer.run_directory.ownership import owning, prepare
+from trainer.run_directory import ownership
+from trainer.run_directory.opening import open_run_directory
+from trainer.run_directory.ownership import owning
 
 HOLD = """
 import sys, time
@@ -48,8 +49,8 @@ def test_one_after_the_other(tmp_path: Path) -> None:
 @pytest.fixture
 def trained_elsewhere(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A run that another machine trains, whose lock is not seen here; called, it makes a heartbeat."""
-    monkeypatch.setattr(run_directory, "SECONDS_BETWEEN_HEARTBEATS", 0.2)
-    monkeypatch.setattr(run_directory, "_SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(ownership, "SECONDS_BETWEEN_HEARTBEATS", 0.2)
+    monkeypatch.setattr(ownership, "_SECONDS_BETWEEN_LOOKS", 0.05)
     run = corpus / "run"
     (run / "heartbeats").mkdir(parents=True)
     (run / "state.json").write_text(json.dumps({"state": "training"}))
@@ -69,13 +70,13 @@ def test_a_training_whose_lock_is_not_seen_here_is_known_by_its_heartbeats(
     timer = threading.Timer(0.2, trained_elsewhere)
     timer.start()
     with pytest.raises(UserError, match="in use by process 123 on node7"):
-        prepare(config, workers=1)
+        open_run_directory(config, workers=1)
     timer.join()
 
 
 def test_one_that_no_longer_beats_is_dead(corpus: Path, trained_elsewhere: Callable[[], None]) -> None:
     start = time.monotonic()
-    prepare(config_for(corpus), workers=1)
+    open_run_directory(config_for(corpus), workers=1)
     assert time.monotonic() - start > 0.5, "it was not watched"
 
 
@@ -99,29 +100,29 @@ def config_for(folder: Path, *changes: str) -> Config:
 
 
 def test_a_changed_setting_makes_new_tokenizers_but_leaves_those_of_the_user(corpus: Path) -> None:
-    prepare(config_for(corpus))
+    open_run_directory(config_for(corpus))
     model = corpus / "run" / "tokenizer.model"
     before = model.read_bytes()
-    prepare(config_for(corpus, "tokenizer.vocab_size=310"))
+    open_run_directory(config_for(corpus, "tokenizer.vocab_size=310"))
     assert model.read_bytes() != before
     before = model.read_bytes()
-    prepare(config_for(corpus, f"tokenizer.path={model}", "data.max_length=100"))
+    open_run_directory(config_for(corpus, f"tokenizer.path={model}", "data.max_length=100"))
     assert model.read_bytes() == before
 
 
 @pytest.mark.parametrize("begun", ["checkpoints", "metrics.jsonl"])
 def test_a_run_that_has_begun_keeps_its_tokenizers_without_its_configuration_too(corpus: Path, begun: str) -> None:
-    prepare(config_for(corpus))
+    open_run_directory(config_for(corpus))
     (corpus / "run" / "config.yaml").unlink()
     (corpus / "run" / begun).mkdir()
     with pytest.raises(UserError, match=r"`tokenizer\.vocab_size` is 310, but .* has 300 pieces"):
-        prepare(config_for(corpus, "tokenizer.vocab_size=310"))
+        open_run_directory(config_for(corpus, "tokenizer.vocab_size=310"))
     assert (corpus / "run" / "tokenizer.model").exists()
 
 
 def test_of_a_run_that_never_came_to_be_nothing_is_left(corpus: Path) -> None:
     with pytest.raises(UserError, match="200 too long"):
-        prepare(config_for(corpus, "data.max_length=2"))
+        open_run_directory(config_for(corpus, "data.max_length=2"))
     assert not (corpus / "run").exists()
 
 
@@ -132,12 +133,12 @@ def test_a_start_that_was_refused_removes_nothing_of_the_other(corpus: Path, mon
     with owning(corpus / "run"):
         (corpus / "run" / "tokenizer.model").touch()
         with pytest.raises(UserError, match="in use by"):
-            prepare(config_for(corpus))
+            open_run_directory(config_for(corpus))
         assert {path.name for path in (corpus / "run").iterdir()} == {"owner", "tokenizer.model"}
 
 
 @pytest.mark.parametrize(("setting", "other"), [("data.cache", "run.directory"), ("run.directory", "data.cache")])
-def test_the_folder_that_cannot_be_written_is_told(corpus: Path, setting: str, other: str) -> None:
+def test_the_folder_that_cannot_be_written_is_named(corpus: Path, setting: str, other: str) -> None:
     (corpus / "file").touch()
     with pytest.raises(UserError, match=rf"^`{setting}` is {corpus}/file/x, but {corpus}/file.* cannot be written"):
-        prepare(config_for(corpus, f"{setting}={corpus}/file/x", f"{other}={corpus}/other"))
+        open_run_directory(config_for(corpus, f"{setting}={corpus}/file/x", f"{other}={corpus}/other"))

@@ -22,7 +22,7 @@ with RankLog(Path(sys.argv[1]), int(sys.argv[2]), 4) as log:
     os.write(2, b"by C\\n")
     if sys.argv[3] == "abort":
         os.abort()
-    log.telling(lambda message: print(message, file=sys.stderr))("hung")
+    log.reporting(lambda message: print(message, file=sys.stderr))("hung")
 print("after", file=sys.stderr)
 """
 
