@@ -58,6 +58,15 @@ class DecoderState:
             room = self._memory_P2NHMK.new_empty(p, two, self.num_rows, h, CAPACITY_STEP, k)
             self._prefix_P2BHLK = torch.cat((self._prefix_P2BHLK, room), dim=4)
 
+    def skip_to(self, length: int) -> None:
+        """Takes the memory of `length` target tokens at once, as if they had been decoded: their keys are zeros.
+
+        For finding out whether a search of that length fits into memory.
+        """
+        p, two, _, h, _, k = self._memory_P2NHMK.shape
+        self._prefix_P2BHLK = self._memory_P2NHMK.new_zeros(p, two, self.num_rows, h, length, k)
+        self.length = length
+
     def layer(self, index: int) -> "LayerCache":
         return LayerCache(self._prefix_P2BHLK[index], self.length, self._memory_P2NHMK[index], self._is_source_NM)
 

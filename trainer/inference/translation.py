@@ -42,10 +42,12 @@ class Translator:
         max_length: int,
         decoding: EvaluationConfig,
         device: torch.device | str = "cpu",
+        quiet: bool = False,
     ) -> None:
+        """`quiet` suppresses the warning of the first line that is too long."""
         self._model, self._tokenizers, self._device = model, tokenizers, device
         self._max_length, self._decoding = max_length, decoding
-        self._warned = False
+        self._warned = quiet
 
     def translate(
         self,

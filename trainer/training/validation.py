@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
+from model.search import SearchableModel
 from model.transformer import Transformer
 from trainer.configuration.sections import EvaluationConfig
 from trainer.data.config import DataConfig
@@ -76,6 +78,7 @@ class Validator:
         self._replica = replica.eval()
         self._tokenizers = tokenizers
         self._config, self._data = config, data
+        self._translator: Translator | None = None
         self._sets: list[ValidationSet] = []
         self.notices: list[str] = []
         for whole in sets:
@@ -108,8 +111,15 @@ class Validator:
         for validation in self._sets:
             rehearse_loss(self._replica, validation, self._tokenizers.special_ids, self._data, partition, engine.device)
             if self._config.max_sentences:
-                own = self._own_sources(engine, validation)
-                rehearse_translation(self._translator(engine), own, self._config, validation.name, engine)
+                make = partial(self._make_translator, engine.device, quiet=True)
+                rehearse_translation(
+                    self._replica,
+                    make,
+                    self._config.beam_size,
+                    self._own_sources(engine, validation),
+                    validation.name,
+                    engine,
+                )
 
     def _take_weights(self, engine: Engine) -> None:
         self.make_room(engine.device)
@@ -138,9 +148,8 @@ class Validator:
     def _translate(self, engine: Engine, validation: ValidationSet, turns: "_Turns") -> dict[str, Any]:
         """BLEU, chrF and samples of the first sentences, by the names of `ValidationResult`."""
         with _naming_the_longest(engine, validation):
-            translated = self._translator(engine).translate(
-                self._own_sources(engine, validation), after_batch=turns.take
-            )
+            self._translator = self._translator or self._make_translator(engine.device, self._replica)
+            translated = self._translator.translate(self._own_sources(engine, validation), after_batch=turns.take)
         turns.end()
         hypotheses = interleave(engine.gather(translated))
         references = validation.references[: len(hypotheses)]
@@ -153,8 +162,8 @@ class Validator:
         found = engine.gather(found)[0]
         return found | {"samples": [Sample(*sample) for sample in found["samples"]]}
 
-    def _translator(self, engine: Engine) -> Translator:
-        return Translator(self._replica, self._tokenizers, self._data.max_length, self._config, engine.device)
+    def _make_translator(self, device: torch.device, model: SearchableModel, quiet: bool = False) -> Translator:
+        return Translator(model, self._tokenizers, self._data.max_length, self._config, device, quiet)
 
     def _own_sources(self, engine: Engine, validation: ValidationSet) -> list[str]:
         """The sentences that this rank translates."""

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import takewhile
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
 from model.batch import PackedBatch
+from model.search import SearchableModel, SearchConfig
 from model.transformer import Transformer
-from trainer.configuration.sections import EvaluationConfig
 from trainer.data.config import DataConfig
 from trainer.data.feeding.validation_batches import validation_batches
 from trainer.data.order.partition import Partition
@@ -19,6 +20,8 @@ from trainer.engine.base import Engine
 from trainer.engine.out_of_memory import is_out_of_memory
 from trainer.errors import UserError, error_line
 from trainer.inference.translation import Translator
+
+_NUM_STEPS = 2  # of a search: after the first one the beams are reordered, which copies the prefix
 
 
 @torch.inference_mode()
@@ -48,23 +51,66 @@ def rehearse_loss(
 
 
 def rehearse_translation(
-    translator: Translator, sources: Sequence[str], config: EvaluationConfig, name: str, engine: Engine
+    replica: Transformer,
+    make: Callable[[SearchableModel], Translator],
+    beam_size: int,
+    sources: Sequence[str],
+    name: str,
+    engine: Engine,
 ) -> None:
-    """Translates the first batch, which holds the longest sentences. Raises UserError if it does not fit."""
+    """Searches for the longest translation of the longest sentences. Raises UserError if that does not fit.
 
-    def compute(beam_size: int) -> None:
-        with suppress(_FirstBatchDone):
-            translator.translate(sources, beam_size, after_batch=_end_after_first_batch)
+    `make` returns the translator that the validation uses, for another model.
+    """
+    translator = make(_LongestPrefix(replica))
 
-    found = _first_that_fits(compute, _halves(config.beam_size, 1))
+    def compute(size: int) -> None:
+        with suppress(_Enough):
+            translator.translate(sources, size, after_batch=_stop)
+
+    found = _first_that_fits(compute, _halves(beam_size, 1))
     if found is None:
         return
     fitting, error = found
     remedy = f"set `evaluation.beam_size` to {fitting}" if fitting else "set `evaluation.max_sentences` to 0"
     raise UserError(
-        f"translating {name} with `evaluation.beam_size` {config.beam_size} does not fit into the memory of rank "
+        f"translating {name} with `evaluation.beam_size` {beam_size} does not fit into the memory of rank "
         f"{engine.rank} ({error_line(error, with_type=False)}): {remedy}."
     ) from error
+
+
+class _LongestPrefix:
+    """A model that starts each search with the longest prefix there can be, and ends it after two steps.
+
+    An untrained model ends no sentence, so a whole search would take minutes; its last steps take the most memory.
+    """
+
+    def __init__(self, replica: Transformer) -> None:
+        self._replica = replica
+        self._longest = self._steps = 0
+
+    def encode(self, source_S: Tensor, source_positions_S: Tensor, source_cu: Tensor, max_source_length: int) -> Tensor:
+        return self._replica.encode(source_S, source_positions_S, source_cu, max_source_length)
+
+    def start_decoding(self, memory_SD: Tensor, source_cu: Tensor, max_source_length: int) -> Any:
+        self._longest, self._steps = max_source_length + SearchConfig.max_extra_tokens, 0
+        return self._replica.start_decoding(memory_SD, source_cu, max_source_length)
+
+    def decode_step(self, tokens_B: Tensor, state: Any) -> Tensor:
+        if self._steps == 0:
+            state.skip_to(self._longest - _NUM_STEPS)
+        if self._steps == _NUM_STEPS:
+            raise _Enough
+        self._steps += 1
+        return self._replica.decode_step(tokens_B, state)
+
+
+class _Enough(Exception):
+    """Ends a translation that has taken the memory it takes at most."""
+
+
+def _stop() -> NoReturn:
+    raise _Enough
 
 
 def _largest(batches: Sequence[PackedBatch]) -> list[PackedBatch]:
@@ -102,11 +148,3 @@ def _first_that_fits(compute: Callable[[int], None], sizes: Iterator[int]) -> tu
             return (size, first_error) if first_error else None
     assert first_error is not None
     return None, first_error
-
-
-class _FirstBatchDone(Exception):
-    """Ends a translation after its first batch."""
-
-
-def _end_after_first_batch() -> NoReturn:
-    raise _FirstBatchDone
