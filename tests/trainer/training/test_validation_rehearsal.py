@@ -1,4 +1,4 @@
-"""Before the first step, a validation takes the memory that it takes at most; too little of it is said with a remedy."""
+"""Before the first step the largest batches of a validation are tried; if they do not fit, one that does is named."""
 
 from dataclasses import replace
 from typing import Any
@@ -47,9 +47,9 @@ def test_the_rehearsed_prefix_is_the_longest_there_can_be(tiny_run: TinyRun, mon
     monkeypatch.setattr(Transformer, "decode_step", watched)
     found = validator(tiny_run, model)
     found.rehearse(FakeEngine(model))  # type: ignore[arg-type]
-    rehearsed, seen[:] = max(seen, key=lambda rows_length: rows_length[0] * rows_length[1]), []
+    rehearsed, seen[:] = [max(numbers) for numbers in zip(*seen, strict=True)], []
     found.validate(FakeEngine(model), StopRequest())  # type: ignore[arg-type]
-    assert rehearsed == max(seen, key=lambda rows_length: rows_length[0] * rows_length[1])
+    assert rehearsed == [max(numbers) for numbers in zip(*seen, strict=True)], "rows and length"
 
 
 def test_a_rehearsal_changes_nothing_that_a_validation_finds(tiny_run: TinyRun) -> None:
