@@ -18,7 +18,7 @@ IDIOMS = {
     r"(?:go|goes|went|going) on": "resumes, continues",
     r"where there (?:is|are|was)": "if there is",
     r"(?:lie|lies|lay|lying) (?:in|under|beside|there|at|over)": "is in",
-    r"of which": "a new sentence",
+    r"of which(?! ones)": "a new sentence",
     r"beside": "next to, besides",
     r"without a word": "without a message",
     r"(?:object|sentence|line|pair|header) a (?:line|start|rank|node|pair)": "one per line",
