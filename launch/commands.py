@@ -173,11 +173,11 @@ def evaluate(options: Namespace) -> int:
     prepare_inference()
     from trainer.inference.scoring import check_counts, read_lines, score
 
-    references = [read_lines(Path(name)) for name in options.reference]
+    references = [read_lines(name) for name in options.reference]
     if options.hypothesis is not None:
-        hypotheses = read_lines(Path(options.hypothesis))
+        hypotheses = read_lines(options.hypothesis)
     else:
-        source = read_lines(Path(options.source))
+        source = read_lines(options.source)
         check_counts(len(source), references)  # before minutes of translation
         hypotheses = list(_translations(options, source))
     scores = score(hypotheses, references)

@@ -1,14 +1,12 @@
 """BLEU and chrF as sacreBLEU computes them, and the line files they are computed from. The only door to sacreBLEU."""
 
-import codecs
-import gzip
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sacrebleu.metrics import BLEU, CHRF
 
+from trainer.data.corpora.lines import line_blocks
 from trainer.errors import UserError
 
 
@@ -49,24 +47,9 @@ def check_counts(num_hypotheses: int, references: Sequence[Sequence[str]]) -> No
         raise UserError("there is nothing to score: hypotheses and references have no lines")
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file, plain or .gz, split at line feeds only; other separators belong to the text.
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a UTF-8 text file, plain or compressed, as the readers of training data split and decode them.
 
-    Raises UserError where the file is missing, unreadable, damaged or not UTF-8 (with the line).
+    Raises UserError, naming file and line, if the file is missing, damaged, an archive or not UTF-8.
     """
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
-    except (EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not a complete gzip file ({error})") from error
-    content = content.removeprefix(codecs.BOM_UTF8)
-    lines = content.removesuffix(b"\n").split(b"\n") if content else []
-    return [_decode(line.removesuffix(b"\r"), path, number) for number, line in enumerate(lines, 1)]
-
-
-def _decode(line: bytes, path: Path, number: int) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"line {number} of {path} is not valid UTF-8 ({error.reason}); convert the file") from error
+    return [line for block in line_blocks(str(path)) for line in block]

@@ -1,11 +1,15 @@
 """Scores are sacreBLEU's published numbers; line files fail with one sentence."""
 
+import bz2
 import csv
 import gzip
+import lzma
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from trainer.errors import UserError
 from trainer.inference.scoring import read_lines, score
@@ -38,28 +42,44 @@ def test_no_lines_are_nothing_to_score() -> None:
         score([], [[]])
 
 
-@pytest.mark.parametrize("name", ["text.de", "text.de.gz"])
-def test_lines_are_split_at_line_feeds_only(tmp_path: Path, name: str) -> None:
-    content = "eins\u2028noch eins\n\nzwei\x0b\x85\rdrei".encode()
-    path = tmp_path / name
-    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    assert read_lines(path) == ["eins\u2028noch eins", "", "zwei\x0b\x85\rdrei"]
-    path.write_bytes(gzip.compress(content + b"\n") if name.endswith(".gz") else content + b"\n")
-    assert len(read_lines(path)) == 3
+@pytest.mark.parametrize(
+    ("ending", "compress"),
+    [
+        ("", bytes),
+        (".gz", gzip.compress),
+        (".bz2", bz2.compress),
+        (".xz", lzma.compress),
+        (".zst", zstandard.compress),
+    ],
+)
+def test_lines_are_those_of_training_whatever_compressed_them(
+    ending: str, compress: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / f"text.de{ending}"
+    for content in (
+        "\ufeffeins\u2028noch eins\r\n\nzwei\x0b\x85\rdrei",
+        "\ufeffeins\u2028noch eins\n\nzwei\x0b\x85\rdrei\n",
+    ):
+        path.write_bytes(compress(content.encode()))
+        assert read_lines(path) == ["eins\u2028noch eins", "", "zwei\x0b\x85\rdrei"]
+    path.write_bytes(compress(b""))
+    assert read_lines(path) == []
 
 
-def test_unreadable_files_are_told_with_their_place(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"missing\.txt cannot be read"):
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("latin.txt", "gut\nsch\xf6n\n".encode("latin-1"), r"latin\.txt, line 2: byte 0xf6 is not valid UTF-8"),
+        ("torn.gz", gzip.compress(b"a line\n" * 1000)[:-20], r"torn\.gz is cut off after line"),
+        ("plain.gz", b"a line\n", r"plain\.gz cannot be read"),
+    ],
+)
+def test_unreadable_files_are_told_with_their_place(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_lines(tmp_path / name)
+    with pytest.raises(UserError, match=r"missing\.txt does not exist"):
         read_lines(tmp_path / "missing.txt")
-    (tmp_path / "latin.txt").write_bytes("gut\nschön\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"line 2 of .*latin.txt is not valid UTF-8"):
-        read_lines(tmp_path / "latin.txt")
-    (tmp_path / "torn.gz").write_bytes(gzip.compress(b"a line\n" * 1000)[:-20])
-    with pytest.raises(UserError, match=r"torn\.gz is not a complete gzip file"):
-        read_lines(tmp_path / "torn.gz")
-    (tmp_path / "plain.gz").write_bytes(b"a line\n")
-    with pytest.raises(UserError, match=r"plain\.gz cannot be read"):
-        read_lines(tmp_path / "plain.gz")
 
 
 @pytest.mark.slow

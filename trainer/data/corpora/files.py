@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NoReturn, cast
 
 import zstandard
 
+from trainer.data.corpora.archives import refuse_archive_names, refuse_archives
 from trainer.data.corpora.remote_files import (
     check_protocol,
     find_remote_files,
@@ -52,14 +53,18 @@ def find_files(pattern: str) -> list[str]:
     if not is_remote(pattern):
         return _find_local_files(pattern)
     with naming(pattern):
-        return find_remote_files(pattern) or _refuse_pattern(pattern)
+        paths = find_remote_files(pattern) or _refuse_pattern(pattern)
+    for path in paths:
+        refuse_archive_names(path)
+    return paths
 
 
 def check_files(pattern: str) -> None:
-    """Raises UserError for what can be told without a network: missing files, or a protocol without its package."""
+    """Raises UserError for missing files, archives and a protocol without its package. Asks no network."""
     if not is_remote(pattern):
         _find_local_files(pattern)
         return
+    refuse_archive_names(pattern)
     with naming(pattern):
         check_protocol(pattern)
 
@@ -77,7 +82,7 @@ def read_bytes(path: str) -> Iterator[bytes]:
     with naming(path), open_file(path) as file:
         pieces = iter(lambda: file.read(_READ_BYTES), b"")
         new_decompressor = _DECOMPRESSORS.get(_suffix(path))
-        yield from _decompress(pieces, new_decompressor) if new_decompressor else pieces
+        yield from refuse_archives(path, _decompress(pieces, new_decompressor) if new_decompressor else pieces)
 
 
 def file_identity(path: str) -> list[Any]:
@@ -105,7 +110,7 @@ def naming(path: str) -> Iterator[None]:
     except Exception as error:
         # Every decompressor and every protocol has exceptions of its own.
         if is_missing(error):
-            raise UserError(f"the corpus file {path} does not exist: correct its path.") from None
+            raise UserError(f"the file {path} does not exist: correct its path.") from None
         cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
         if _may_pass(error, path):
             raise Unavailable(
@@ -129,6 +134,7 @@ def _find_local_files(pattern: str) -> list[str]:
             raise UserError(f"the corpus file {path} does not exist (or is no file): correct its path.")
         if not os.access(path, os.R_OK):
             raise UserError(f"the corpus file {path} may not be read by this user: change its permissions.")
+        refuse_archive_names(path)
     return paths
 
 

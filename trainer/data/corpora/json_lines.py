@@ -9,6 +9,8 @@ from trainer.data.corpora.files import find_files
 from trainer.data.corpora.lines import line_blocks
 from trainer.errors import UserError, error_line
 
+_MAX_DIGITS = 4000
+
 
 def read_jsonl(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
     """Blocks of pairs from the keys `columns`, or from the entries `languages` of an object `translation`.
@@ -22,7 +24,7 @@ def read_jsonl(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
         for lines in line_blocks(path):
             try:
                 yield _read_block(lines, corpus)
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 # Looked for once more, line by line, so that the good lines need not count.
                 for number, line in enumerate(lines, lines_before + 1):
                     if line.strip():
@@ -33,13 +35,21 @@ def read_jsonl(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
 
 def _read_block(lines: list[str], corpus: CorpusConfig) -> tuple[list[str], list[str]]:
     first, second = corpus.columns or corpus.languages or ("", "")
-    rows = [json.loads(line) for line in lines if line.strip()]
+    rows = [_decode(line) for line in lines if line.strip()]
     if corpus.languages:
         rows = [row.get("translation", row) for row in rows]
     sources, targets = ([_text(row[key]) for row in rows] for key in (first, second))
     # Half of a surrogate pair, which JSON can spell and UTF-8 cannot.
     "".join(sources).encode(), "".join(targets).encode()
     return sources, targets
+
+
+def _integer(digits: str) -> int | float:
+    """Python reads no integer of more than 4,300 digits; what such a number is, no text depends on."""
+    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
+
+
+_decode = json.JSONDecoder(parse_int=_integer).decode
 
 
 def _text(value: Any) -> str:
@@ -53,7 +63,11 @@ def _text(value: Any) -> str:
 def _check_line(line: str, corpus: CorpusConfig, place: str) -> None:
     """Raises UserError where the line has no two texts."""
     try:
-        row = json.loads(line)
+        row = _decode(line)
+    except RecursionError:
+        raise UserError(
+            f"{place} nests lists or objects too deeply to be read: write one flat object a line."
+        ) from None
     except ValueError as error:
         raise UserError(
             f"{place} is not valid JSON ({error_line(error, with_type=False)}): write one object a line."
@@ -64,7 +78,9 @@ def _check_line(line: str, corpus: CorpusConfig, place: str) -> None:
         raise UserError(f"{place} holds {_shown(row)}, which is no JSON object with keys.")
     for key in corpus.columns or corpus.languages or ():
         if key not in row:
-            raise UserError(f"{place} has no key {key!r}, but {', '.join(map(repr, row)) or 'none at all'}.")
+            raise UserError(
+                f"{place} has no key {key!r}, but {_shortened(', '.join(map(repr, row))) or 'none at all'}."
+            )
         if row[key] is not None and not isinstance(row[key], str):
             raise UserError(f"{place}: {key!r} must be a text, but is {_shown(row[key])}.")
         try:
@@ -74,5 +90,11 @@ def _check_line(line: str, corpus: CorpusConfig, place: str) -> None:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    try:
+        return _shortened(json.dumps(value), 40)
+    except RecursionError:
+        return f"a deeply nested {type(value).__name__}"
+
+
+def _shortened(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -37,6 +37,21 @@ BoolArray = NDArray[np.bool_]
 # Added to both lengths before they are compared: "Ja." may well mean "Yes, of course.", ten times that length may not.
 _RATIO_MARGIN = 10
 _INVISIBLE, _OTHER, _LETTER = range(3)
+# Marks, letters and symbols that show nothing: Unicode's Default_Ignorable_Code_Point, and the empty braille pattern.
+_IGNORABLE = (
+    (0x034F, 0x034F),
+    (0x115F, 0x1160),  # Hangul fillers, also 0x3164 and 0xFFA0
+    (0x17B4, 0x17B5),
+    (0x180B, 0x180F),
+    (0x2060, 0x206F),
+    (0x2800, 0x2800),
+    (0x3164, 0x3164),
+    (0xFE00, 0xFE0F),
+    (0xFFA0, 0xFFA0),
+    (0xFFF0, 0xFFF8),
+    (0x1D173, 0x1D17A),
+    (0xE0000, 0xE0FFF),
+)
 
 
 class PairFilter:
@@ -122,10 +137,10 @@ def _sums(flag_C: BoolArray, length_N: IntArray) -> IntArray:
 
 @functools.cache
 def _character_kinds() -> NDArray[np.uint8]:
-    """The kind of every code point, by its category in Unicode.
+    """kind_C: the kind of every code point, by its category in Unicode.
 
     Marks count as letters, because the vowel signs of Indic scripts are marks. Control and format characters (such as
-    the zero-width joiners of Persian and Hindi) are as invisible as white space.
+    the zero-width joiners of Persian and Hindi) are as invisible as white space, and so are those of `_IGNORABLE`.
     """
     categories = "".join(map(unicodedata.category, map(chr, range(sys.maxunicode + 1))))
     kind_C = np.full(sys.maxunicode + 1, _OTHER, np.uint8)
@@ -133,4 +148,6 @@ def _character_kinds() -> NDArray[np.uint8]:
     kind_C[np.isin(pair_C2[:, 0], (b"L", b"M"))] = _LETTER
     is_control = (pair_C2[:, 0] == b"C") & np.isin(pair_C2[:, 1], (b"c", b"f"))
     kind_C[(pair_C2[:, 0] == b"Z") | is_control] = _INVISIBLE
+    for first, last in _IGNORABLE:
+        kind_C[first : last + 1] = _INVISIBLE
     return kind_C

@@ -42,6 +42,13 @@ def test_compressed_streams_may_follow_one_another(suffix: str, tmp_path: Path) 
     assert read(path) == CONTENT + b"end"
 
 
+def test_a_wide_window_of_zstandard_is_read(tmp_path: Path) -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=31, hash_log=6, chain_log=6, enable_ldm=False)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()  # of a size that is not known
+    (tmp_path / "a.zst").write_bytes(stream.compress(CONTENT) + stream.flush())
+    assert read(tmp_path / "a.zst") == CONTENT
+
+
 @pytest.mark.parametrize("missing", [1, 5, 5000])
 @pytest.mark.parametrize("suffix", COMPRESSORS)
 def test_a_file_that_is_cut_off_is_named(suffix: str, missing: int, tmp_path: Path) -> None:

@@ -44,6 +44,12 @@ def test_blank_lines_are_left_out_and_counted(settings: dict[str, tuple[str, str
         ('{"en": "one", "de": ["eins"]}', r"'de' must be a text, but is \[\"eins\"\]"),
         ('["one", "eins"]', r"holds \[\"one\", \"eins\"\], which is no JSON object"),
         ("3", "holds 3, which is no JSON object"),
+        ("[" * 100_000 + "]" * 100_000, "nests lists or objects too deeply"),
+        ('{"en": "one", "de": ' + "[" * 100_000 + "]" * 100_000 + "}", "nests lists or objects too deeply"),
+        ('{"en": "one", "de": ' + '{"a": ' * 100_000, "nests lists or objects too deeply"),
+        ('{"en": "one", "de": ' + "9" * 5_000 + "}", "'de' must be a text, but is Infinity"),
+        ('{"en": "one", "de": NaN}', "'de' must be a text, but is NaN"),
+        ('{"en": "one", "x\\ud83d' + "y" * 500 + '": 1}', r"has no key 'de', but 'en', 'x\\ud83dy{150,200}\.\.\."),
         (r'{"en": "one", "de": "\ud83d"}', "'de' has half a surrogate pair"),
     ],
 )
@@ -51,6 +57,10 @@ def test_blank_lines_are_left_out_and_counted(settings: dict[str, tuple[str, str
 def test_a_line_without_two_texts_is_located(row: str, message: str, setting: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"a\.jsonl, line 3.? {message}"):
         read(tmp_path / "a.jsonl", GOOD, GOOD, row, GOOD, **{setting: ("en", "de")})
+
+
+def test_a_large_number_next_to_the_texts_is_no_concern(tmp_path: Path) -> None:
+    assert read(tmp_path / "a.jsonl", '{"en": "one", "de": "eins", "id": ' + "9" * 5_000 + "}") == [("one", "eins")]
 
 
 @pytest.mark.parametrize(

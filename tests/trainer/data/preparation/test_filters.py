@@ -45,7 +45,17 @@ def test_ordinary_text_is_kept_by_the_defaults() -> None:
         assert reason(source, target, FilterConfig()) == ""
 
 
-@pytest.mark.parametrize("nothing", ["", " ", "\t\u3000\u2028", "\u200b\u00ad\ufeff", "\x00"])
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        "",
+        " ",
+        "\t\u3000\u2028",
+        "\u200b\u00ad\ufeff",
+        "\x00",
+        *"\u3164\uffa0\u115f\u1160\ufe0f\u034f\u17b4\u180b\u2065\u2800\U000e0100",
+    ],
+)
 def test_a_side_without_visible_text_is_empty(nothing: str) -> None:
     config = FilterConfig()
     assert reason(nothing, "Text.", config) == "empty source"
