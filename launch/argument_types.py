@@ -2,10 +2,21 @@
 
 import argparse
 
+from trainer.configuration.paths import expand
+from trainer.errors import UserError
+
 
 def count(text: str) -> int:
     """A whole number from 1 on."""
     return _at_least(1, text)
+
+
+def file_path(text: str) -> str:
+    """A file or folder. `~` and variables are expanded, since shells leave them in --option=~/file and in quotes."""
+    try:
+        return expand(text, "the path")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
 
 
 def job(text: str) -> str:

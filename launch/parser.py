@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NoReturn, TypeAlias
 
 from launch import commands
-from launch.argument_types import count, job, natural, seconds
+from launch.argument_types import count, file_path, job, natural, seconds
 from trainer.errors import UserError
 
 DESCRIPTION = """\
@@ -69,7 +69,9 @@ def _add(subparsers: Subparsers, command: Command, summary: str, text: str) -> P
 
 
 def _add_configuration(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG", help="the YAML file, such as configs/quickstart.yaml")
+    parser.add_argument(
+        "config", type=file_path, metavar="CONFIG", help="the YAML file, such as configs/quickstart.yaml"
+    )
     parser.add_argument("changes", metavar="key=value", nargs="*", default=[], help=CHANGES)
 
 
@@ -176,7 +178,7 @@ Translates each line of stdin to a line of stdout, in order, as soon as it and t
 example:
   dragoman translate runs/quickstart < sentences.fr > sentences.en"""
     parser = _add(subparsers, commands.translate, "translate lines from stdin to stdout", text)
-    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("model", type=file_path, metavar="MODEL", help=MODEL)
     _add_decoding(parser)
 
 
@@ -204,13 +206,17 @@ examples:
   dragoman evaluate runs/multi30k_en_de --source test.en --reference test.de
   dragoman evaluate --hypothesis output.de --reference reference_1.de reference_2.de --json"""
     parser = _add(subparsers, commands.evaluate, "BLEU and chrF of a model or of an output", text)
-    parser.add_argument("model", metavar="MODEL", nargs="?", help=MODEL)
-    parser.add_argument("--source", metavar="FILE", help="the text that MODEL translates")
+    parser.add_argument("model", type=file_path, metavar="MODEL", nargs="?", help=MODEL)
+    parser.add_argument("--source", type=file_path, metavar="FILE", help="the text that MODEL translates")
     parser.add_argument(
-        "--hypothesis", metavar="FILE", help="an existing output to score, instead of MODEL and --source"
+        "--hypothesis",
+        type=file_path,
+        metavar="FILE",
+        help="an existing output to score, instead of MODEL and --source",
     )
     parser.add_argument(
         "--reference",
+        type=file_path,
         metavar="FILE",
         nargs="+",
         action="extend",
@@ -229,13 +235,13 @@ better than any of them.
 example:
   dragoman average runs/multi30k_en_de --last 5 --output models/multi30k_en_de"""
     parser = _add(subparsers, commands.average, "write the mean of checkpoints as a model", text)
-    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("run", type=file_path, metavar="RUN", help="a run directory")
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--last", type=count, metavar="N", help="the mean of the last N checkpoints")
     chosen.add_argument(
         "--best", type=count, metavar="N", help="the mean of the N checkpoints with the best validation score"
     )
-    parser.add_argument("--output", metavar="DIR", required=True, help="the model directory to write")
+    parser.add_argument("--output", type=file_path, metavar="DIR", required=True, help="the model directory to write")
 
 
 def _add_status(subparsers: Subparsers) -> None:
@@ -249,7 +255,12 @@ examples:
   dragoman status runs/multi30k_en_de --watch"""
     parser = _add(subparsers, commands.status, "show where a run stands, or all runs in a folder", text)
     parser.add_argument(
-        "run", metavar="RUN", nargs="?", default="runs", help="a run directory, or a folder of them; default: runs"
+        "run",
+        type=file_path,
+        metavar="RUN",
+        nargs="?",
+        default="runs",
+        help="a run directory, or a folder of them; default: runs",
     )
     parser.add_argument(
         "--watch", type=seconds, metavar="SECONDS", nargs="?", const=2.0, help="refresh every SECONDS; default: 2"
@@ -265,7 +276,7 @@ what a process printed when it was aborted. Ctrl-C ends --follow.
 example:
   dragoman logs runs/multi30k_en_de --rank 1 --follow"""
     parser = _add(subparsers, commands.logs, "print the log of a rank", text)
-    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("run", type=file_path, metavar="RUN", help="a run directory")
     parser.add_argument("--rank", type=natural, metavar="R", default=0, help="default: 0")
     parser.add_argument("--lines", type=natural, metavar="N", default=20, help="lines to print first; default: 20")
     parser.add_argument("--follow", action="store_true", help="keep printing what is added")
@@ -273,7 +284,8 @@ example:
 
 def _add_config(subparsers: Subparsers) -> None:
     text = """\
-Prints the configuration that a run would have: every setting, after presets and changes are applied.
+Prints the configuration that a run would have: every setting, after presets and changes are applied. docs/settings.md
+explains each of them.
 
 example:
   dragoman config configs/wmt14_en_de_base.yaml engine.kind=zero2"""

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -75,7 +75,12 @@ def load_profile(name: str | None, overrides: Sequence[str] = ()) -> Profile:
             raise UserError(f"--profile must be one of {', '.join(known)}, or a YAML file, but is {name!r}.")
     profile = load_settings(path, overrides, Profile)
     _check(profile, path)
-    return profile
+    return replace(
+        profile,
+        python=expand(profile.python, f"{path}: `python`") if profile.python else None,
+        # A variable that is not set here may be meant for the container.
+        container=tuple(expand(word, f"{path}: `container`", strict=False) for word in profile.container),
+    )
 
 
 def _check(profile: Profile, path: Path) -> None:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from launch import HOME, PACKAGES
+from trainer.files import publish_folder
 from trainer.reporting.code_version import CHANGES_FILE, COMMIT_FILE, git
 
 SCRIPT = "dragoman_script.py"
@@ -28,5 +29,5 @@ def take_snapshot(folder: Path) -> str:
         (draft / CHANGES_FILE).write_text(changes)
         description += " with uncommitted changes"
     shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+    publish_folder(draft, folder)
     return description

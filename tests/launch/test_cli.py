@@ -12,6 +12,7 @@ import pytest
 
 from launch import commands
 from launch.cli import main
+from launch.parser import build_parser
 from trainer.errors import UserError
 
 COMMANDS = ("train", "worker", "prepare", "data", "translate", "evaluate", "average", "status", "logs", "config")
@@ -161,3 +162,15 @@ def test_evaluate_scores_an_existing_output(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().out.startswith("BLEU 100.00  nrefs:2")
     assert main([*arguments, str(hypothesis), "--json"]) == 0
     assert '"bleu": 100.0' in capsys.readouterr().out
+
+
+def test_paths_on_the_command_line_are_expanded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Where the shell does not: `--output=~/model` would make a folder called `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("NOWHERE", raising=False)
+    options = build_parser().parse_args(["average", "$HOME/run", "--last", "2", "--output=~/model"])
+    assert (options.run, options.output) == (f"{tmp_path}/run", f"{tmp_path}/model")
+    assert main(["config", "$NOWHERE/a.yaml"]) == 2
+    assert "the environment variable NOWHERE is not set" in capsys.readouterr().err

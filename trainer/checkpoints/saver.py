@@ -44,7 +44,7 @@ class Saved:
 
 
 class Published(NamedTuple):
-    """What rank 0 tells the others: the checkpoint's folder name, and the complaints of `Saved`."""
+    """What rank 0 sends to the others: the checkpoint's folder name, and the complaints of `Saved`."""
 
     name: str
     complaints: list[str]
@@ -99,7 +99,7 @@ class Saver:
         assert not self.busy, "one save at a time"
         try:
             self._copy.take(self._engine.fragments())
-        except RuntimeError as error:  # no memory on this rank; `advance` tells the others
+        except RuntimeError as error:  # no memory on this rank, which the others learn in `advance`
             work: Callable[[], Any] = partial(_refuse, str(error))
         else:
             work = partial(self._write, step)

@@ -106,7 +106,7 @@ def _check_filters(config: Config) -> None:
     if (filters.language_id is None) != (filters.languages is None):
         missing, given = ("languages", "language_id") if filters.languages is None else ("language_id", "languages")
         raise UserError(
-            f"`data.filters.{missing}` must be given where `data.filters.{given}` is: language_id tells the language "
+            f"`data.filters.{missing}` must be given where `data.filters.{given}` is: language_id finds the language "
             "of a text, languages = [source, target] are those that pairs must have."
         )
 

@@ -114,6 +114,21 @@ def test_a_profile_that_is_wrong(line: str, sentence: str, tmp_path: Path, capsy
     assert "mine.yaml" in told
 
 
+def test_paths_of_a_profile_are_expanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text("python: ~/env/bin/python\ncontainer: [run, $MINE/image.sif, $INSIDE]")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MINE", str(tmp_path))
+    monkeypatch.delenv("INSIDE", raising=False)
+    for written in ("~/mine.yaml", "$MINE/mine.yaml"):
+        profile = load_profile(written)
+        assert profile.python == f"{tmp_path}/env/bin/python"
+        assert profile.container == ("run", f"{tmp_path}/image.sif", "$INSIDE")
+    assert submit("--profile", "$INSIDE/mine.yaml", "--dry-run") == 2
+    assert "--profile is $INSIDE/mine.yaml, but the environment variable INSIDE is not set" in capsys.readouterr().err
+
+
 def test_the_profile_of_the_environment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     assert submit("--dry-run") == 2
