@@ -29,6 +29,7 @@ from trainer.inference.model_directory import build_model
 from trainer.reporting.background_tracker import BackgroundTracker, Trackers
 from trainer.reporting.console import Console, RunFacts
 from trainer.reporting.metrics_file import MetricsFile
+from trainer.reporting.model_flops import peak_warnings
 from trainer.reporting.reporter import Reporter
 from trainer.reporting.start_facts import start_facts
 from trainer.reporting.tensorboard_sink import TensorBoardSink, require_tensorboard
@@ -105,6 +106,7 @@ def _train(
     progress = Progress.from_document(document, config.evaluation.metric) if document else Progress()
     former_rate = document.learning_rate if document else None
     warnings = schedule_warnings(config, engine.num_updates, former_rate, progress.lr_scale)
+    warnings += peak_warnings(engine.device)
     facts = _run_facts(config, engine, prepared, progress.step, num_parameters, warnings)
     reporter = _reporter(config, engine, facts, progress, signs.log)
     outcome = RunOutcome.FAILED

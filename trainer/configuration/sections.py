@@ -93,13 +93,14 @@ class WandbConfig:
     """Weights & Biases."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """`auto` is online if an API key is configured, and otherwise offline."""
-    project: str = "dragoman"
-    """The project there."""
+    """`auto` follows WANDB_MODE and WANDB_DISABLED; without them it is online if an API key is configured, and
+    otherwise offline."""
+    project: str | None = None
+    """The project there. By default WANDB_PROJECT, or `dragoman`."""
     entity: str | None = None
-    """The user or team there. By default W&B's own default."""
+    """The user or team there. By default WANDB_ENTITY, or W&B's own default."""
     name: str | None = None
-    """The name of the run there. By default that of the run directory."""
+    """The name of the run there. By default WANDB_NAME, or the name of the run directory."""
     x_axis: Literal["step", "target_tokens"] = "step"
     """What charts are drawn over at first; both are recorded."""
     alerts: bool = True

@@ -15,6 +15,8 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from trainer.data.printable import printable
+
 _SHOWN_SAMPLES = 3
 
 
@@ -104,9 +106,10 @@ class Console:
         self.message("\n".join([valid_line(record, best), *_sample_lines(samples[:_SHOWN_SAMPLES])]))
 
     def message(self, text: str) -> None:
-        """Prints above the bar; any thread may call it."""
+        """Prints above the bar. Control characters are escaped: names and errors may hold some. For any thread."""
         if not self._enabled:
             return
+        text = "\n".join(map(printable, text.split("\n")))
         self._keep(text)
         if self._bar:
             self._bar.console.print(Text(text), soft_wrap=True)
@@ -199,8 +202,8 @@ def valid_line(record: Mapping[str, Any], best: bool) -> str:
 def _sample_lines(samples: Sequence[Sample]) -> list[str]:
     lines = []
     for sample in samples:
-        lines += [f"    source      {sample.source}", f"    hypothesis  {sample.hypothesis}"]
-        lines += [f"    reference   {sample.reference}", ""]
+        source, hypothesis, reference = map(printable, (sample.source, sample.hypothesis, sample.reference))
+        lines += [f"    source      {source}", f"    hypothesis  {hypothesis}", f"    reference   {reference}", ""]
     return lines[:-1]
 
 

@@ -1,12 +1,36 @@
 """How much of a GPU's arithmetic training uses: model FLOPs utilisation (PaLM, Chowdhery et al. 2022, appendix B)."""
 
+import re
+
 import torch
 
 from model.config import ModelConfig
 from trainer.data.feeding.packing import MicroBatch
 
-# Dense bf16 peaks in FLOP/s from NVIDIA's data sheets, by a part of the device's name.
-BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
+# Dense peaks in bf16 with fp32 accumulation, TFLOP/s, from NVIDIA's data sheets (half of a figure "with sparsity"). The
+# first pattern counts that is found in the name that CUDA gives to the device, such as "NVIDIA H100 80GB HBM3".
+_PEAKS = (
+    (r"GB[23]00", 2500),
+    (r"B[23]00", 2250),
+    (r"GH200", 989),
+    (r"H(100|800) PCIe", 756),
+    (r"H(100|200|800) NVL", 835),
+    (r"H(100|200|800)", 989),
+    (r"H20", 148),
+    (r"A(100|800)", 312),
+    (r"L40S", 362),
+    (r"L40", 181),
+    (r"L4", 121),
+    (r"A30", 165),
+    (r"A40", 150),
+    (r"A10", 125),
+    (r"RTX 6000 Ada Generation", 364),
+    (r"RTX A6000", 155),
+    (r"GeForce RTX 4090", 165),
+    (r"GeForce RTX 3090", 71),
+)
+# Parts of a device, and devices that clock lower than their names say.
+_SLOWER = re.compile(r"\b(MIG|Laptop|Max-Q|D|Ti|SUPER)\b")
 
 
 def step_flops(config: ModelConfig, vocab_size: int, micro_batch: MicroBatch) -> float:
@@ -26,8 +50,20 @@ def step_flops(config: ModelConfig, vocab_size: int, micro_batch: MicroBatch) ->
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """FLOP/s of the device in bf16; None where it is not known."""
-    if device.type != "cuda":
+    """FLOP/s of the device in bf16; None if it is not known, or not a GPU."""
+    return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def peak_of(name: str) -> float | None:
+    """FLOP/s in bf16 of the GPU of that name; None if it is not known."""
+    if _SLOWER.search(name):
         return None
+    return next((peak * 1e12 for model, peak in _PEAKS if re.search(rf"\b{model}\b", name)), None)
+
+
+def peak_warnings(device: torch.device) -> list[str]:
+    """For the start of a run: a sentence if the figure `peak_flops_share` will be missing."""
+    if device.type != "cuda" or peak_flops(device):
+        return []
     name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in BF16_PEAK.items() if part in name), None)
+    return [f"the peak of {name} in bf16 is not known, so `peak_flops_share`, the share of it, is not recorded."]

@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -26,6 +27,8 @@ from trainer.reporting.metrics_file import read_metrics
 from trainer.run_directory.layout import WANDB, WANDB_COMPLETE, WANDB_ID, metrics_path
 from trainer.run_directory.stop_reason import RunOutcome
 
+_MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
+_TRUE = ("true", "1", "yes", "on")
 LEAST_FREE_BYTES = 64 * 1024  # what W&B may have in hand between two records
 # Events that somebody wants to hear of at once, and how much they matter to W&B.
 ALERTS = {Event.ROLLED_BACK: "WARN", Event.SAVE_FAILED: "WARN", Event.FAILED: "ERROR", Event.ENDED: "INFO"}
@@ -43,13 +46,29 @@ def create_wandb_tracker(
 
 
 def resolve_mode(mode: str) -> str:
-    """online, offline or disabled. `auto` follows WANDB_MODE, else is online where an API key is configured."""
+    """online, offline or disabled. `auto` follows WANDB_DISABLED and WANDB_MODE, else whether there is an API key."""
     if mode != "auto":
         return mode
-    chosen = os.environ.get("WANDB_MODE", "")
-    if chosen in ("online", "offline", "disabled"):
-        return chosen
+    if os.environ.get("WANDB_DISABLED", "").lower() in _TRUE:
+        return "disabled"
+    chosen = os.environ.get("WANDB_MODE", "").lower()
+    if chosen in _MODES:
+        return _MODES[chosen]
     return "online" if _has_credentials() else "offline"
+
+
+def with_environment(config: WandbConfig, run_directory: Path) -> WandbConfig:
+    """Fills in project, entity and name, if the configuration leaves them open, as W&B's variables say.
+
+    W&B itself reads the variables of what dragoman has no setting for: WANDB_RUN_GROUP, WANDB_TAGS, WANDB_NOTES,
+    WANDB_JOB_TYPE. WANDB_DIR has no effect, because a resumed run looks for its files in the run directory.
+    """
+    return replace(
+        config,
+        project=config.project or os.environ.get("WANDB_PROJECT") or "dragoman",
+        entity=config.entity or os.environ.get("WANDB_ENTITY") or None,
+        name=config.name or os.environ.get("WANDB_NAME") or run_directory.resolve().name,
+    )
 
 
 def _has_credentials() -> bool:
@@ -84,7 +103,7 @@ class WandbSink:
         init_seconds: float = 30,
     ) -> None:
         self._directory = run_directory
-        self._config = config
+        self._config = with_environment(config, run_directory)
         self._run_config = run_config
         self._online = online
         self._notify = notify
@@ -135,7 +154,7 @@ class WandbSink:
             self._log_best(Path(record["path"]), record["step"])
         if self._config.alerts and record["event"] in ALERTS:
             detail = f"step {record['step']}: {record['detail']}"
-            self._run.alert(f"{self._name}: {record['event']}", detail, ALERTS[record["event"]])
+            self._run.alert(f"{self._config.name}: {record['event']}", detail, ALERTS[record["event"]])
 
     def _log(self, record: Mapping[str, Any]) -> None:
         import wandb
@@ -211,7 +230,7 @@ class WandbSink:
             dir=str(self._directory),
             project=self._config.project,
             entity=self._config.entity,
-            name=self._name,
+            name=self._config.name,
             config=dict(self._run_config),
             allow_val_change=True,
             settings=_settings(self._init_seconds),
@@ -221,10 +240,6 @@ class WandbSink:
         for group in ("train", "valid", "data"):
             self._run.define_metric(f"{group}/*", step_metric=self._config.x_axis)
         self._run.define_metric("event/*", step_metric="step")
-
-    @property
-    def _name(self) -> str:
-        return self._config.name or self._directory.resolve().name
 
     def _run_id(self) -> str:
         """That of the directory; a new one takes the id that `wandb agent` gives to a run of a sweep."""

@@ -102,6 +102,24 @@ def test_validation_shows_scores_and_translations() -> None:
     ]
 
 
+def test_control_characters_of_a_corpus_do_not_reach_the_terminal() -> None:
+    """ESC would colour or clear it, a carriage return hide what comes before."""
+    stream, kept = io.StringIO(), list[str]()
+    console = Console(True, 3000, stream, keep=kept.append)
+    sample = Sample("a\x1b[31mb", "c\rd\x9b", "e\u202ef\ng", 0.0)
+    console.valid({"step": 5, "name": "v\x07l", "nll": 1.0}, [sample])
+    console.message("step 5: failed: \x1b[2J\nsecond line")
+    for text in (stream.getvalue(), "\n".join(kept) + "\n"):
+        assert text.splitlines() == [
+            "valid v\\x07l at step 5 | nll 1.0000 | ppl 2.72",
+            "    source      a\\x1b[31mb",
+            "    hypothesis  c\\rd\\x9b",
+            "    reference   e\\u202ef\\ng",
+            "step 5: failed: \\x1b[2J",
+            "second line",
+        ]
+
+
 def test_validation_without_translations_shows_the_loss_alone() -> None:
     stream = io.StringIO()
     Console(True, 3000, stream).valid({"step": 5, "name": "val", "nll": 1.0})

@@ -20,7 +20,7 @@ from trainer.configuration.sections import WandbConfig
 from trainer.reporting.background_tracker import BackgroundTracker, NoTracker
 from trainer.reporting.charts import chart_values
 from trainer.reporting.metrics_file import read_metrics
-from trainer.reporting.wandb_sink import create_wandb_tracker, resolve_mode
+from trainer.reporting.wandb_sink import create_wandb_tracker, resolve_mode, with_environment
 from trainer.run_directory.layout import metrics_path
 from trainer.run_directory.stop_reason import RunOutcome
 
@@ -145,8 +145,9 @@ def test_numbers_are_grouped_and_the_axes_bare() -> None:
 @pytest.fixture
 def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The path at which a netrc file would be found."""
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ:
+        if name.startswith("WANDB_"):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     return tmp_path / "netrc"
 
@@ -165,6 +166,37 @@ def test_auto_is_online_only_with_a_key(no_credentials: Path, monkeypatch: pytes
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert resolve_mode("auto") == "disabled"
     assert resolve_mode("offline") == "offline"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "mode"),
+    [
+        ("WANDB_MODE", "dryrun", "offline"), ("WANDB_MODE", "run", "online"), ("WANDB_MODE", "Disabled", "disabled"),
+        ("WANDB_DISABLED", "true", "disabled"), ("WANDB_DISABLED", "1", "disabled"),
+        ("WANDB_DISABLED", "false", "offline"),
+        ("WANDB_MODE", "unheard of", "offline"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("no_credentials")
+def test_auto_follows_every_way_to_say_it(
+    variable: str, value: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert resolve_mode("auto") == mode
+    assert resolve_mode("online") == "online", "the configuration comes first"
+
+
+@pytest.mark.usefixtures("no_credentials")
+def test_names_come_from_the_configuration_or_else_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Path("runs/first")
+    assert with_environment(WandbConfig(), run) == WandbConfig(project="dragoman", entity=None, name="first")
+    for name in ("PROJECT", "ENTITY", "NAME"):
+        monkeypatch.setenv(f"WANDB_{name}", name.lower())
+    assert with_environment(WandbConfig(), run) == WandbConfig(project="project", entity="entity", name="name")
+    chosen = WandbConfig(project="p", entity="e", name="n")
+    assert with_environment(chosen, run) == chosen
+    monkeypatch.setenv("WANDB_PROJECT", "")
+    assert with_environment(WandbConfig(), run).project == "dragoman"
 
 
 def test_disabled_starts_no_thread(tmp_path: Path) -> None:
