@@ -1,4 +1,4 @@
-"""What a micro-batch may hold."""
+"""How many tokens and sentences a micro-batch may hold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +12,16 @@ _MULTIPLE = 64
 _MAX_RATIO = 4.0
 
 
+def ceil_div(number: int, divisor: int) -> int:
+    """`number / divisor`, rounded up."""
+    return -(-number // divisor)
+
+
 @dataclass(frozen=True)
 class Budget:
     """What a micro-batch may hold: real tokens of either side (eos included) and sentences.
 
-    `max_length` bounds each sentence. Each side's budget holds at least one sentence of that length.
+    `max_length` bounds each sentence. The budget of each side is at least that, so that one pair always fits.
     """
 
     max_source_tokens: int
@@ -29,11 +34,11 @@ class Budget:
 
     @property
     def num_filler_sentences(self) -> int:
-        """Enough sentences of at most `max_length` tokens to fill an empty batch, one token to each in a full one."""
-        return -(-(max(self.max_source_tokens, self.max_target_tokens) + _MULTIPLE) // (self.max_length - 1))
+        """How many sentences of at most `max_length` tokens fill an empty batch; in a full one each has one token."""
+        return ceil_div(max(self.max_source_tokens, self.max_target_tokens) + _MULTIPLE, self.max_length - 1)
 
     def scaled(self, share: float) -> "Budget | None":
-        """That share of every bound but the sentence's length; None where a longest sentence would not fit."""
+        """This share of every bound except the sentence's length; None if the longest sentence would not fit."""
         source, target, sentences = (
             round(share * bound) for bound in (self.max_source_tokens, self.max_target_tokens, self.max_sentences)
         )
@@ -42,18 +47,18 @@ class Budget:
         return replace(self, max_source_tokens=source, max_target_tokens=target, max_sentences=max(1, sentences))
 
     def static_tokens(self, max_tokens: int) -> int:
-        """Length of a filled side: the budget and one token per filler sentence, in whole tiles of 64."""
-        return -(-(max_tokens + self.num_filler_sentences) // _MULTIPLE) * _MULTIPLE
+        """Length of a filled side: the budget plus one token per filler sentence, rounded up to a multiple of 64."""
+        return ceil_div(max_tokens + self.num_filler_sentences, _MULTIPLE) * _MULTIPLE
 
 
 def choose_budget(config: DataConfig, mean_lengths: NDArray[np.float64], shares: Sequence[float]) -> Budget:
     """The budgets of a run from its configuration and its data.
 
     `mean_lengths` is (corpora, 2): tokens of the source and of the target of a pair; `shares` are those of the corpora.
-    Without `data.max_source_tokens` the source budget stands to `data.max_tokens` as the lengths of the two sides to
-    each other, so that both fill together, but is at most four times as large: what is beyond is no translation. The
-    bound on sentences, 1.5 times what the mean length makes likely, is there for the static shape; micro-batches of
-    random pairs do not reach it.
+    Without `data.max_source_tokens` the source budget is `data.max_tokens` times the ratio of the mean lengths, so that
+    both sides fill together, but at most four times as large: beyond that, text is no translation. The bound on
+    sentences is needed for the static shape; at 1.5 times what the mean length makes likely, micro-batches of random
+    pairs do not reach it.
     """
     source, target = np.array(shares) @ mean_lengths
     ratio = min(source / target, _MAX_RATIO)

@@ -11,7 +11,7 @@ from trainer.data.feeding.lane_reader import Pairs
 from trainer.data.text.sentences import IntArray
 
 COUNTED = ("pairs", "source_tokens", "target_tokens", "too_long")
-"""Pairs that were trained on, their tokens (eos counted), and pairs that were met but are longer than allowed."""
+"""Pairs trained on, their tokens (eos included), and pairs skipped because they are longer than allowed."""
 
 
 def count(pairs: Pairs, num_corpora: int) -> IntArray:
@@ -26,10 +26,10 @@ def count(pairs: Pairs, num_corpora: int) -> IntArray:
 
 
 def corpus_counts(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By corpus, what a merged state of the feed says of it since the start of the run.
+    """What has been read of each corpus since the start of the run, by its name, from a merged state of the feed.
 
-    `passes` is how often the whole corpus has been read, in parts of a pass too; `rejected` counts by reason the pairs
-    that preparation left out, once, and those that were too long whenever they were met.
+    `passes` is how often the corpus has been read, a fraction. `rejected` counts by reason the pairs that preparation
+    left out, once each, and those that were too long, each time they were met.
     """
     lanes = state["lanes"].values()
     counts_4C = np.array([[lane["counts"][name] for name in COUNTED] for lane in lanes]).sum(axis=0)
@@ -55,6 +55,6 @@ def _describe(
 
 
 def _names(state: dict[str, Any]) -> list[str]:
-    """Of the corpora; where two are called alike, with their places in `data.train`."""
+    """The names of the corpora; equal ones get their position in `data.train` appended."""
     names = [corpus["name"] for corpus in state["corpora"]]
     return [name if names.count(name) == 1 else f"{name}.{place}" for place, name in enumerate(names)]

@@ -1,4 +1,4 @@
-"""The training data of one rank: micro-batches in the run's order, and where that order stands."""
+"""The training data of one rank: its micro-batches in the order of the run, and its position in that order."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -27,7 +27,7 @@ from trainer.data.text.tokenizer import SpecialIds
 
 
 class _Dealt(NamedTuple):
-    """A micro-batch with what it changes: where its lane stands after it, and what it adds to its lane's counts."""
+    """A micro-batch, the state of its lane after it, and what it adds to the counts of its lane."""
 
     micro_batch: MicroBatch
     lane_state: LaneState
@@ -35,10 +35,10 @@ class _Dealt(NamedTuple):
 
 
 class TrainingData:
-    """Deals a rank its micro-batches, step by step, for ever.
+    """The micro-batches of a rank, step by step, without end.
 
     Micro-batch i of the run is the next of lane i mod `num_lanes`; the rank takes those with i ≡ rank mod world size.
-    A thread works `data.prefetch` micro-batches ahead; `state` knows only of those that `next_step` has given out.
+    A thread works `data.prefetch` micro-batches ahead; `state` counts only those that `next_step` has returned.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class TrainingData:
         static: bool = False,
         encoder: PairEncoder | None = None,
     ) -> None:
-        """Token stores, or text stores with the `encoder` for them, which `data.workers` processes use (0: this one).
+        """Takes token stores, or text stores with the `encoder` that `data.workers` processes use (0: this process).
 
-        `static` fills every batch up to one shape. Raises UserError for a world size that does not divide, and for a
-        corpus of which no sentence is short enough.
+        `static` fills every batch up to one shape. Raises UserError if the lanes cannot be divided among the ranks, or
+        if no sentence of a corpus is short enough.
         """
         check_world_size(config, partition.world_size)
         self._config, self._ids, self._seed, self._partition, self._static = config, ids, seed, partition, static
@@ -73,7 +73,7 @@ class TrainingData:
         self._ahead: Prefetcher[_Dealt] | None = None
 
     def next_step(self) -> list[MicroBatch]:
-        """This rank's micro-batches of the next optimizer step, in order of index; as many on every rank."""
+        """This rank's micro-batches of the next optimizer step, in order of index; equally many on every rank."""
         if self._ahead is None:
             self._ahead = Prefetcher(self._micro_batches_from_here(), self._config.prefetch)
         step = [next(self._ahead) for _ in range(self._config.micro_batches_per_step // self._partition.world_size)]
@@ -84,7 +84,7 @@ class TrainingData:
         return [dealt.micro_batch for dealt in step]
 
     def largest(self, share: float) -> MicroBatch | None:
-        """The largest micro-batch of a run with that share of the budget; None where no pair might fit into it."""
+        """The largest possible micro-batch with this share of the budget; None if the longest pair would not fit."""
         budget = self.budget.scaled(share)
         return largest_micro_batch(budget, self._ids, self._static) if budget else None
 
@@ -110,7 +110,7 @@ class TrainingData:
             self._counts[lane] = np.array([saved["counts"][name] for name in COUNTED])
 
     def close(self) -> None:
-        """Ends the thread and the processes."""
+        """Ends the thread and the worker processes."""
         self._pairs.close()
         self._stop_working_ahead()
 
@@ -125,7 +125,7 @@ class TrainingData:
         return asdict(state) | {"positions": list(state.positions), "counts": counts}
 
     def _order_identity(self) -> dict[str, Any]:
-        """What decides, beside the corpora, which pair comes when (but not how many are packed together)."""
+        """What decides, together with the corpora, the order of the pairs (not how they are packed)."""
         return {
             "seed": self._seed,
             "mode": self._config.mode,
@@ -161,7 +161,7 @@ class TrainingData:
             index += world_size
 
     def _readers(self, index: int) -> dict[int, LaneReader]:
-        """By lane, in the order in which they are read from micro-batch `index` on."""
+        """The readers by lane, in the order in which they are used from micro-batch `index` on."""
         num_lanes = self._config.num_lanes
         lanes = [i % num_lanes for i in range(index, index + num_lanes, self._partition.world_size)]
         return {lane: LaneReader(self._order, lane, self._lanes[lane], self._pairs) for lane in lanes}

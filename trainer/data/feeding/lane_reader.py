@@ -1,4 +1,4 @@
-"""A lane's pairs with their tokens: asked for a chunk at a time, given out a budget at a time.
+"""The pairs of a lane with their tokens: requested one chunk at a time, returned one budget at a time.
 
 Shape suffixes: N pairs, L their tokens; 3 what a budget bounds: sentences, source tokens, target tokens.
 """
@@ -21,26 +21,26 @@ Pending = Callable[[], EncodedPairs]
 
 
 class PairSource(Protocol):
-    """Where pairs get their tokens from. `chunk_pairs` is how many it wants to be asked for at a time."""
+    """Source of the tokens of pairs. `chunk_pairs` is how many pairs it prefers in one request."""
 
     chunk_pairs: int
 
     def request(self, draws: Draws) -> Pending:
-        """Asks for these pairs; calling what is returned waits for them."""
+        """Requests these pairs. Calling the result waits for them and returns them."""
 
     def chunks_ahead(self, num_lanes: int, num_pairs: int) -> int:
-        """How many chunks to ask for beforehand in each of so many lanes, which need up to `num_pairs` at a time."""
+        """How many chunks each of `num_lanes` lanes should request ahead if it needs up to `num_pairs` at a time."""
 
     def mean_lengths(self) -> NDArray[np.float64]:
         """(corpora, 2): the mean number of source and of target tokens of a pair, measured or estimated."""
 
     def close(self) -> None:
-        """Forgets what was asked for."""
+        """Drops pending requests and ends processes."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """N pairs in reading order; corpus_N and row_N tell which. `too_long` has the corpora of those left out."""
+    """N pairs in reading order, identified by corpus_N and row_N. `too_long` has the corpora of skipped pairs."""
 
     corpus_N: IntArray
     row_N: IntArray
@@ -50,9 +50,9 @@ class Pairs:
 
 
 class LaneReader:
-    """Reads one lane on from a state.
+    """Reads one lane from a state on.
 
-    `state` is where the next pair that is not too long lies, so that it does not depend on where chunks begin.
+    `state` is the position of the next pair that is not too long, so it does not depend on where chunks begin.
     """
 
     def __init__(self, order: Order, lane: int, state: LaneState, source: PairSource) -> None:
@@ -64,24 +64,24 @@ class LaneReader:
         self._place = 0
 
     def look_ahead(self, num_chunks: int) -> None:
-        """Asks for chunks until so many are under way, beside the one that is being given out."""
+        """Requests chunks until `num_chunks` are pending, not counting the current one."""
         while len(self._waiting) < num_chunks:
             start, draws = next(self._chunks)
             self._waiting.append((start, draws, self._source.request(draws)))
 
     def read(self, budget: Budget) -> Pairs:
-        """The next pairs in order, as many as fit into the budget; the ends of chunks and windows are no boundaries."""
+        """The next pairs, as many as fit into the budget, across the ends of chunks and windows."""
         room_3 = np.array([budget.max_sentences, budget.max_source_tokens, budget.max_target_tokens])
-        pieces: list[Pairs] = []
+        found: list[Pairs] = []
         while True:
             chunk = self._chunk or self._next_chunk()
             stop = chunk.stop(self._place, room_3)
-            pieces.append(chunk.pairs(self._place, stop))
+            found.append(chunk.pairs(self._place, stop))
             room_3 -= chunk.amounts(self._place, stop)
             self._place = stop
             if stop < len(chunk):
                 self.state = replace(chunk.start, consumed=chunk.start.consumed + stop)
-                return _joined(pieces)
+                return _joined(found)
             self._chunk = None
 
     def _next_chunk(self) -> "_Chunk":
@@ -92,9 +92,9 @@ class LaneReader:
 
 
 def _chunks(order: Order, lane: int, state: LaneState, chunk_pairs: int) -> Iterator[tuple[LaneState, Draws]]:
-    """From `state` on, for ever: chunks of a window, each with the state before it.
+    """Without end: chunks of the windows from `state` on, each with the state before it.
 
-    The first is smaller, because a run that starts or resumes waits for those of all its lanes.
+    The first chunk is smaller, because a run that starts or resumes waits for the first chunks of all its lanes.
     """
     size = chunk_pairs // 4
     while True:
@@ -106,7 +106,7 @@ def _chunks(order: Order, lane: int, state: LaneState, chunk_pairs: int) -> Iter
 
 
 class _Chunk:
-    """Pairs that lie together in a lane; those that are too long take no room."""
+    """Neighbouring pairs of a lane; those that are too long take no room."""
 
     def __init__(self, start: LaneState, draws: Draws, encoded: EncodedPairs) -> None:
         self.start = start
@@ -124,7 +124,7 @@ class _Chunk:
         return len(self._kept_N)
 
     def amounts(self, start: int, stop: int) -> IntArray:
-        """What pairs start … stop - 1 take of a budget."""
+        """amounts_3: what pairs start … stop - 1 take of a budget."""
         amounts: IntArray = self._before_3N[:, stop] - self._before_3N[:, start]
         return amounts
 
@@ -145,15 +145,15 @@ class _Chunk:
         )
 
 
-def _joined(pieces: list[Pairs]) -> Pairs:
-    if len(pieces) == 1:
-        return pieces[0]
+def _joined(pairs: list[Pairs]) -> Pairs:
+    if len(pairs) == 1:
+        return pairs[0]
     return Pairs(
-        np.concatenate([p.corpus_N for p in pieces]),
-        np.concatenate([p.row_N for p in pieces]),
-        _joined_sides([p.source for p in pieces]),
-        _joined_sides([p.target for p in pieces]),
-        np.concatenate([p.too_long for p in pieces]),
+        np.concatenate([p.corpus_N for p in pairs]),
+        np.concatenate([p.row_N for p in pairs]),
+        _joined_sides([p.source for p in pairs]),
+        _joined_sides([p.target for p in pairs]),
+        np.concatenate([p.too_long for p in pairs]),
     )
 
 

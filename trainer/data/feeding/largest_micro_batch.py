@@ -2,20 +2,20 @@
 
 import numpy as np
 
-from trainer.data.feeding.budget import Budget
+from trainer.data.feeding.budget import Budget, ceil_div
 from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.text.sentences import Side
 from trainer.data.text.tokenizer import SpecialIds
 
 
 def largest_micro_batch(budget: Budget, ids: SpecialIds, static: bool) -> MicroBatch:
-    """Both sides full, in sentences as long as may be, because attention grows with the square of their length.
+    """Both sides full of the longest sentences, since attention grows with the square of their length.
 
-    `static` gives it the shape of all batches.
+    With `static` it has the one shape of the run.
     """
     sizes = budget.max_source_tokens, budget.max_target_tokens
-    num_sentences = max(-(-size // budget.max_length) for size in sizes)
-    # Any id will do, but one that the loss does not pass over.
+    num_sentences = max(ceil_div(size, budget.max_length) for size in sizes)
+    # Any id will do, except the target's padding, which the loss leaves out.
     source, target = (
         _side(size, num_sentences, i) for size, i in zip(sizes, (ids.source_pad_id, ids.bos_id), strict=True)
     )

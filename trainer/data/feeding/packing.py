@@ -18,11 +18,11 @@ from trainer.data.text.tokenizer import SpecialIds
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward and backward pass.
+    """The input of one forward and backward pass; the engine knows it by a protocol of the same name.
 
-    `index` counts the micro-batches of the run, `lane` is where the pairs come from, `seed` (63 bits, from the run's
-    seed and the index) is for dropout. `pair_ids` tells which pairs: corpus_N (place in `data.train`) and row_N
-    (place in that corpus's store).
+    `index` counts the micro-batches of the run over all ranks, `lane` is the lane of the pairs, `seed` (63 bits, from
+    the run's seed and the index) is for dropout. `pair_ids` identifies the pairs: corpus_N (position in `data.train`)
+    and row_N (position in that corpus's store).
     """
 
     batch: PackedBatch
@@ -37,13 +37,13 @@ class MicroBatch:
 
     @property
     def num_pairs(self) -> int:
-        """Real pairs, filler not counted."""
+        """Number of real pairs, without filler."""
         return len(self.pair_ids[0])
 
     def parts(self, number: int) -> "list[MicroBatch]":
         """The same pairs in `number` micro-batches of about as many tokens each, without filler.
 
-        Their dropout is drawn anew. Raises ValueError where there are fewer pairs.
+        Each part gets its own seed for dropout. Raises ValueError if there are fewer pairs than parts.
         """
         if number == 1:
             return [self]
@@ -51,7 +51,9 @@ class MicroBatch:
             raise ValueError(f"{self.num_pairs} pairs cannot be cut into {number} parts")
         tokens_N = (self.batch.source_cu + self.batch.target_cu)[1 : self.num_pairs + 1].numpy()
         wanted = tokens_N[-1] * np.arange(1, number) / number
-        # At least one pair in each, however long the longest is.
+        # Each cut is at the wanted number of tokens, but at least one pair after the cut before it, and leaves at least
+        # one pair for each part that follows. With earliest[k] = k + 1 subtracted, "at least one pair after" becomes
+        # "not before", a running maximum: cuts at 2, 2, 7 are 1, 0, 4, then 1, 1, 4, and so 2, 3, 7.
         earliest = np.arange(1, number)
         cuts = np.maximum.accumulate(np.searchsorted(tokens_N, wanted, "right") - earliest) + earliest
         cuts = np.clip(cuts, earliest, self.num_pairs - number + earliest)
@@ -69,10 +71,10 @@ class MicroBatch:
 
 
 def pack(source: Side, target: Side, ids: SpecialIds, static: Budget | None = None) -> PackedBatch:
-    """The packed batch of N pairs; with `static`, filled up to one shape per run.
+    """The packed batch of N pairs; with `static`, filled up to the one shape of the run.
 
-    Filler is at most `max_length` tokens a sentence and at least one on both sides, so that attention always has
-    something to attend to; sentence slots that are left over have no tokens on either side.
+    A filler sentence has 1 to `max_length` tokens on both sides, so that attention always has something to attend to;
+    unused sentence slots have no tokens on either side.
     """
     num_target_tokens = len(target.token_L)
     if static is not None:
@@ -83,7 +85,7 @@ def pack(source: Side, target: Side, ids: SpecialIds, static: Budget | None = No
     target_in_T = np.empty_like(target_out_T)
     target_in_T[1:] = target_out_T[:-1]
     first_N = target_cu[:-1][target.length_N > 0]
-    # Filler sentences are left alone: they are padding throughout, and nobody reads them.
+    # Filler sentences stay as they are: padding throughout, which nothing reads.
     target_in_T[first_N] = np.where(target_out_T[first_N] == ids.target_pad_id, ids.target_pad_id, ids.bos_id)
     return PackedBatch(
         source_S=torch.from_numpy(source.token_L.astype(np.int64)),
@@ -111,7 +113,7 @@ def _filled(side: Side, max_tokens: int, budget: Budget, pad_id: int) -> Side:
 
 
 def _cu(length_N: IntArray) -> IntArray:
-    """Cumulative lengths with a leading zero: where each sentence begins, and at last where all end."""
+    """Cumulative lengths with a leading zero: the start of each sentence, and last the end of all."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(length_N)])
 
 

@@ -1,4 +1,4 @@
-"""Work done ahead in a thread."""
+"""Making items ahead in a thread."""
 
 import queue
 import threading
@@ -11,16 +11,16 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 
 
 class Prefetcher(Generic[Item]):
-    """Takes an endless iterator's items in a thread, at most `depth` ahead of who asks for them.
+    """Takes the items of an endless iterator in a thread, at most `depth` ahead of `next`.
 
-    What the iterator raises is raised where the item would have come.
+    An exception of the iterator is raised by the `next` that would have returned the item.
     """
 
     def __init__(self, items: Iterator[Item], depth: int) -> None:
         self._items = items
         self._queue: queue.Queue[Item | BaseException] = queue.Queue(max(1, depth))
         self._closed = threading.Event()
-        # A daemon, so that a process that dies of an error elsewhere does not wait for it.
+        # A daemon, so that a process that ends with an error elsewhere does not wait for it.
         self._thread = threading.Thread(target=self._work, name="data-prefetch", daemon=True)
         self._thread.start()
 
@@ -35,7 +35,7 @@ class Prefetcher(Generic[Item]):
         """Ends the thread and waits for it."""
         self._closed.set()
         with suppress(queue.Empty):
-            self._queue.get_nowait()  # a thread that waits for a free place goes on at once
+            self._queue.get_nowait()  # so that a thread that waits for a free place continues at once
         self._thread.join()
 
     def _work(self) -> None:
@@ -47,7 +47,7 @@ class Prefetcher(Generic[Item]):
             self._put(error)
 
     def _put(self, item: Item | BaseException) -> bool:
-        """Waits for a free place; False where nobody wants the item any more."""
+        """Puts the item into the queue when it has room. Returns False if the prefetcher was closed meanwhile."""
         while not self._closed.is_set():
             try:
                 self._queue.put(item, timeout=_SECONDS_BETWEEN_LOOKS)

@@ -1,4 +1,4 @@
-"""Pairs out of token stores: `data.mode: store`.
+"""Pairs from token stores: `data.mode: store`.
 
 Shape suffixes: N pairs asked for, C corpora.
 """
@@ -19,7 +19,7 @@ from trainer.data.text.sentences import IntArray, Side, token_index
 class StoredPairs:
     """A pair source (`lane_reader.PairSource`) over the token stores of the corpora."""
 
-    # Enough that the work for each corpus in a chunk is lost in that for the tokens.
+    # So many that the work per corpus of a chunk is small against the work per token.
     chunk_pairs = 4096
 
     def __init__(self, stores: Sequence[Store]) -> None:
@@ -28,11 +28,11 @@ class StoredPairs:
         self._sources, self._targets = [store.source for store in stores], [store.target for store in stores]
 
     def request(self, draws: Draws) -> Pending:
-        """Reads nothing until it is called."""
+        """What is returned reads the pairs when it is called."""
         return partial(self._read, draws)
 
     def chunks_ahead(self, num_lanes: int, num_pairs: int) -> int:
-        """None: nobody would work on them."""
+        """0, since nobody would work on chunks requested ahead."""
         return 0
 
     def mean_lengths(self) -> NDArray[np.float64]:
@@ -41,10 +41,10 @@ class StoredPairs:
         return means
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Does nothing: there is nothing to release."""
 
     def _read(self, draws: Draws) -> EncodedPairs:
-        # Sixteen bits, because numpy then sorts by counting, in a tenth of the time.
+        # As 16-bit integers, which numpy sorts by counting, in a tenth of the time.
         by_corpus_N = np.argsort(draws.corpus_N.astype(np.uint16), kind="stable")
         ends = np.cumsum(np.bincount(draws.corpus_N, minlength=len(self._manifests)))
         rows = np.split(draws.row_N[by_corpus_N], ends[:-1])
@@ -53,7 +53,7 @@ class StoredPairs:
 
 
 def _gather(tables: Sequence[Table], rows: Sequence[IntArray]) -> Side:
-    """The rows of the first corpus, then those of the second, and so on; as much as can be is done for all at once."""
+    """The rows of the first corpus, then those of the second, and so on; loops over corpora only where it must."""
     start_N = np.concatenate([table.offsets.take(row_N) for table, row_N in zip(tables, rows, strict=True)])
     end_N = np.concatenate([table.offsets.take(row_N + 1) for table, row_N in zip(tables, rows, strict=True)])
     length_N = end_N - start_N
@@ -66,7 +66,7 @@ def _gather(tables: Sequence[Table], rows: Sequence[IntArray]) -> Side:
 
 
 def _in_order(grouped: Side, place_N: IntArray) -> Side:
-    """Sentence n of the grouped ones goes to place_N[n]."""
+    """The sentences in another order: sentence n of `grouped` moves to place_N[n]."""
     length_N, start_N = np.empty_like(place_N), np.empty_like(place_N)
     length_N[place_N] = grouped.length_N
     start_N[place_N] = np.cumsum(grouped.length_N) - grouped.length_N

@@ -1,4 +1,4 @@
-"""Pairs out of text stores, tokenised on the fly in worker processes: `data.mode: stream`.
+"""Pairs from text stores, tokenised on the fly in worker processes: `data.mode: stream`.
 
 Shape suffixes: N pairs asked for, C corpora.
 """
@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.feeding.budget import ceil_div
 from trainer.data.feeding.lane_reader import Pending
 from trainer.data.order.lanes import Order
 from trainer.data.order.seeds import sampling_seeds
@@ -46,11 +47,11 @@ def _texts(tables: Sequence[Table], corpus_N: IntArray, row_N: IntArray) -> list
 class StreamedPairs:
     """A pair source (`lane_reader.PairSource`) over the text stores of the corpora.
 
-    Its `num_workers` processes start at once and tokenise what is asked for in that order; with 0, this process does
-    it when the pairs are waited for.
+    Its `num_workers` processes start at once and tokenise requests in order; with 0, this process tokenises a request
+    when its pairs are waited for.
     """
 
-    # Some tens of milliseconds of work: the first pairs of a run come soon, and sending them costs little beside it.
+    # Some tens of milliseconds of work: the first pairs of a run come soon, and sending them costs little against it.
     chunk_pairs = 512
 
     def __init__(self, stores: Sequence[Store], encoder: PairEncoder, order: Order, num_workers: int) -> None:
@@ -64,31 +65,32 @@ class StreamedPairs:
         arguments = draws.corpus_N, draws.row_N, sampling_seeds(self._order.seed, len(self._manifests), draws)
         if self._pool is None:
             return partial(self._read, *arguments)
-        with _telling_death():
+        with _explaining_death():
             return partial(_result, self._pool.submit(_work, *arguments))
 
     def chunks_ahead(self, num_lanes: int, num_pairs: int) -> int:
-        """A micro-batch for each lane, or more where there are so few lanes that workers would wait for requests."""
+        """One micro-batch per lane, or more if there are so few lanes that workers would wait for requests."""
         if self._pool is None:
             return 0
         # One more, because a lane's first chunk is small: the first micro-batch must not wait for all lanes.
-        return 1 + max(-(-num_pairs // self.chunk_pairs), -(-4 * self._num_workers // num_lanes))
+        return 1 + max(ceil_div(num_pairs, self.chunk_pairs), ceil_div(4 * self._num_workers, num_lanes))
 
     def mean_lengths(self) -> NDArray[np.float64]:
         """Of some thousand pairs, spread evenly over each corpus: the same on all ranks and after each resume.
 
-        Raises UserError where those of a corpus are all too long.
+        Raises UserError if the measured pairs of a corpus are all too long.
         """
         shares = self._order.shares.tolist()
         rows = [measured_rows(m.num_pairs, share) for m, share in zip(self._manifests, shares, strict=True)]
         row_N, num_C = np.concatenate(rows), np.array([len(row_N) for row_N in rows])
         draws = Draws(np.repeat(np.arange(len(rows)), num_C), row_N, np.zeros_like(row_N))
         parts = [draws.part(first, first + self.chunk_pairs) for first in range(0, len(draws), self.chunk_pairs)]
-        # All are asked for first, so that the workers share them.
+        # All are requested first, so that the workers divide them among themselves.
         pending = [self.request(part) for part in parts]
         amounts = [self._amounts(part, wait()) for part, wait in zip(parts, pending, strict=True)]
         kept_C, *tokens_2C = np.sum(amounts, axis=0)
-        for corpus in np.flatnonzero(kept_C == 0).tolist():
+        if not kept_C.all():
+            corpus = int(np.argmin(kept_C))
             raise all_too_long(corpus, self._manifests[corpus].name, int(num_C[corpus]))
         means: NDArray[np.float64] = np.array(tokens_2C).T / kept_C[:, None]
         return means
@@ -105,12 +107,12 @@ class StreamedPairs:
         return np.array([count(corpus_N), *(count(corpus_N, length_N) for length_N in lengths)], np.int64)
 
 
-def _telling_death() -> AbstractContextManager[None]:
+def _explaining_death() -> AbstractContextManager[None]:
     return explaining_death("tokenises the training data")
 
 
 def _result(future: Future[EncodedPairs]) -> EncodedPairs:
-    with _telling_death():
+    with _explaining_death():
         return future.result()
 
 

@@ -1,4 +1,4 @@
-"""Validation sets in batches, shared out by rank."""
+"""Validation sets in batches, divided among the ranks."""
 
 from collections.abc import Sequence
 

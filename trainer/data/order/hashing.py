@@ -1,4 +1,4 @@
-"""Hashes that are the same on every machine and after every upgrade: all that is drawn at random comes from them."""
+"""Hashes that are the same on every machine and after every upgrade; everything random is derived from them."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's finaliser (Steele, Lea, Flood 2014): a bijection of 64-bit words that looks random.
 
-    Our own rather than a library's generator, because a resumed run must find the same order after an upgrade.
+    Not a library's generator, because a resumed run must find the same order after an upgrade of that library.
     """
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

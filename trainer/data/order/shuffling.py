@@ -1,6 +1,6 @@
-"""Reshuffled readings of corpora, computed at any place of them without memory.
+"""Endless reading of corpora, reshuffled in each pass, computed at any position without memory.
 
-Shape suffixes: N draws, C corpora, R runs of draws of one pass over one corpus.
+Shape suffixes: N draws, C corpora, R stretches: neighbouring draws of one pass over one corpus.
 """
 
 from collections.abc import Sequence
@@ -31,19 +31,19 @@ class Draws:
 
 
 def shuffled(corpus_N: IntArray, draw_N: IntArray, sizes: Sequence[int], keys: Sequence[int]) -> Draws:
-    """What endless, reshuffled readings of corpora of these `sizes` meet at the given draws.
+    """The rows that the given draws of endless, reshuffled readings of corpora of these `sizes` are.
 
-    Draw d of a corpus belongs to pass d // size; within each pass every row occurs once, in an order of its own, fixed
-    by the corpus's key. Costs no memory beyond the draws: the permutation is computed, by rounds of multiply, add and
-    shift in the smallest power-of-two domain that holds the rows, where a result outside of them is sent through
-    again (cycle walking). Fast where draws of one corpus and pass lie together.
+    Draw d of a corpus belongs to pass d // size. Within each pass every row occurs once, in an order fixed by the pass
+    and the corpus's key. Takes no memory beyond the draws: the permutation is computed by rounds of multiply, add and
+    shift in the smallest power-of-two domain that holds the rows; a result that is no row is permuted again (cycle
+    walking). Fast if draws of one corpus and pass are neighbours.
     """
     pass_N, place_N = np.divmod(draw_N, np.array(sizes, dtype=np.int64)[corpus_N])
     starts_N = np.ones(len(draw_N), dtype=bool)
     starts_N[1:] = (corpus_N[1:] != corpus_N[:-1]) | (pass_N[1:] != pass_N[:-1])
-    run_N, first_R = np.cumsum(starts_N) - 1, np.flatnonzero(starts_N)
+    stretch_N, first_R = np.cumsum(starts_N) - 1, np.flatnonzero(starts_N)
     permutations = _Permutations.of(corpus_N[first_R], pass_N[first_R], sizes, keys)
-    return Draws(corpus_N, permutations.apply(place_N.astype(np.uint64), run_N).astype(np.int64), pass_N)
+    return Draws(corpus_N, permutations.apply(place_N.astype(np.uint64), stretch_N).astype(np.int64), pass_N)
 
 
 @dataclass(frozen=True)
@@ -66,22 +66,22 @@ class _Permutations:
         keys_2R[:, 0] |= np.uint64(1)
         return cls(size_C[corpus_R], mask_C[corpus_R], shift_C[corpus_R], tuple(keys_2R))
 
-    def apply(self, x_N: NDArray[np.uint64], run_N: IntArray) -> NDArray[np.uint64]:
-        """The image of each number under the permutation of its run."""
-        x_N = self._scramble(x_N, run_N)
-        while len(outside := np.flatnonzero(x_N >= _spread(self.size_R, run_N))):
-            x_N[outside] = self.apply(x_N[outside], run_N[outside])
+    def apply(self, x_N: NDArray[np.uint64], stretch_N: IntArray) -> NDArray[np.uint64]:
+        """The image of each number under the permutation of its stretch."""
+        x_N = self._scramble(x_N, stretch_N)
+        while len(outside := np.flatnonzero(x_N >= _spread(self.size_R, stretch_N))):
+            x_N[outside] = self.apply(x_N[outside], stretch_N[outside])
         return x_N
 
-    def _scramble(self, x_N: NDArray[np.uint64], run_N: IntArray) -> NDArray[np.uint64]:
+    def _scramble(self, x_N: NDArray[np.uint64], stretch_N: IntArray) -> NDArray[np.uint64]:
         """A permutation of the whole domain."""
-        mask_N, shift_N = _spread(self.mask_R, run_N), _spread(self.shift_R, run_N)
+        mask_N, shift_N = _spread(self.mask_R, stretch_N), _spread(self.shift_R, stretch_N)
         for multiplier_R, addend_R in self.keys_2R:
-            x_N = (x_N * _spread(multiplier_R, run_N) + _spread(addend_R, run_N)) & mask_N
+            x_N = (x_N * _spread(multiplier_R, stretch_N) + _spread(addend_R, stretch_N)) & mask_N
             x_N ^= x_N >> shift_N
         return x_N
 
 
-def _spread(value_R: NDArray[np.uint64], run_N: IntArray) -> NDArray[np.uint64]:
-    """The value of each draw's run; a single one is left to broadcasting, which is several times faster."""
-    return value_R if len(value_R) == 1 else value_R[run_N]
+def _spread(value_R: NDArray[np.uint64], stretch_N: IntArray) -> NDArray[np.uint64]:
+    """The value of each draw's stretch; a single one is left to broadcasting, which is several times faster."""
+    return value_R if len(value_R) == 1 else value_R[stretch_N]

@@ -26,7 +26,7 @@ from trainer.data.preparation.part_workers import PartWorkers, keep_parts_of
 from trainer.data.preparation.progress import show_progress
 from trainer.data.preparation.raw_parts import PartFile
 from trainer.data.preparation.recipe import FINGERPRINT_LENGTH, Recipe, store_directory, trained_tokenizers
-from trainer.data.preparation.run_tokenizers import find_tokenizers, run_tokenizers
+from trainer.data.preparation.run_tokenizers import check_not_replaced, find_tokenizers, run_tokenizers
 from trainer.data.preparation.sample import nothing_left, sample_corpora, sample_stores
 from trainer.data.preparation.validation import copy_validation, has_copy
 from trainer.data.preparation.working_folder import working_folder
@@ -94,8 +94,10 @@ def check_text(
 ) -> list[CorpusConfig]:
     """The training corpora whose text `build_stores` has to read.
 
-    Raises UserError, which names the file, if text that has to be read is missing. Opens no corpus.
+    Raises UserError, which names the file, if text that has to be read is missing or a tokenizer was replaced. Opens no
+    corpus.
     """
+    check_not_replaced(Path(run_directory), tokenizer)
     cache = store_directory(data, run_directory)
     known = KnownSources(cache)
     lacking = _without_store(data, tokenizer, Path(run_directory), known)

@@ -64,10 +64,19 @@ def remove_tokenizers(run_directory: Path, config: TokenizerConfig, former: Toke
     given = [Path(path) for path in (config.path, config.target_path) if path is not None]
     if config == former and not all(path.exists() for path in given):
         return
-    left = [path for path in _model_paths(run_directory) if path.resolve() not in {path.resolve() for path in given}]
-    _check_recorded(left, run_directory)
-    for path in (*left, run_directory / TOKENIZER_CHECKSUMS):
+    check_not_replaced(run_directory, config)
+    for path in (*_not_given(run_directory, config), run_directory / TOKENIZER_CHECKSUMS):
         path.unlink(missing_ok=True)
+
+
+def check_not_replaced(run_directory: Path, config: TokenizerConfig) -> None:
+    """Raises UserError for a tokenizer that neither `config` names nor a preparation put there."""
+    _check_recorded(_not_given(run_directory, config), run_directory)
+
+
+def _not_given(run_directory: Path, config: TokenizerConfig) -> list[Path]:
+    given = {Path(path).resolve() for path in (config.path, config.target_path) if path is not None}
+    return [path for path in _model_paths(run_directory) if path.resolve() not in given]
 
 
 def _model_paths(run_directory: Path) -> list[Path]:

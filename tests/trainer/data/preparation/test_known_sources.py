@@ -88,3 +88,16 @@ def test_a_damaged_record_is_none(tmp_path: Path) -> None:
         path.write_text('{"place": ')
     with pytest.raises(Unavailable):
         KnownSources(tmp_path).identity("a.txt", gone)
+
+
+def test_a_replaced_tokenizer_is_named_before_missing_text(data: DataConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    model = build_stores(data, MODEL, run, 1).tokenizers.source.model_bytes
+    (tmp_path / "train.en").unlink()
+    (run / "tokenizer.model").write_bytes(model + b"x")
+    for call in (check_text, build_stores):
+        with pytest.raises(UserError, match=rf"^{run}/tokenizer\.model is not the tokenizer that this run"):
+            call(data, MODEL, run)
+    # One that the configuration names is the user's own.
+    with pytest.raises(UserError, match=r"train\.en does not exist"):
+        check_text(data, TokenizerConfig(path=str(run / "tokenizer.model")), run)
