@@ -52,7 +52,7 @@ def restore(path: Path, engine: Engine, data: TrainingData, tokenizer: str) -> T
     checkpoint, or if the order of the data is another one.
     """
     document = TrainerDocument.read(path)
-    _require_same_tokenizer(document, tokenizer, path)
+    document.require_tokenizer(tokenizer, path)
     data.load_state(checkpoint.read_document(path, LANES_DOCUMENT))
     engine.load_fragments(checkpoint.fragment_files(path))
     return document
@@ -62,11 +62,3 @@ def restore_engine(path: Path, engine: Engine) -> TrainerDocument:
     """Puts the engine alone where the checkpoint left it, for a rollback that passes over the data read since."""
     engine.load_fragments(checkpoint.fragment_files(path))
     return TrainerDocument.read(path)
-
-
-def _require_same_tokenizer(document: TrainerDocument, tokenizer: str, path: Path) -> None:
-    if document.tokenizer not in (None, tokenizer):
-        raise UserError(
-            f"{path} was made with another tokenizer than the one that {path.parents[1]} holds now: bring the old "
-            "tokenizer back, or start again with another `run.directory`."
-        )

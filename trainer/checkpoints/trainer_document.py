@@ -45,6 +45,14 @@ class TrainerDocument:
         own = {f.name: document.pop(f.name) for f in fields(cls) if f.name in document and f.name != "progress"}
         return cls(progress=document, **own)
 
+    def require_tokenizer(self, fingerprint: str, checkpoint: Path) -> None:
+        """Raises UserError if `checkpoint` was made with other tokenizers than those that are in use."""
+        if self.tokenizer not in (None, fingerprint):
+            raise UserError(
+                f"{checkpoint} was made with another tokenizer than the one that {checkpoint.parents[1]} holds now: "
+                "bring the old tokenizer back, or start again with another `run.directory`."
+            )
+
     def require_progress_keys(self, known: Collection[str]) -> None:
         """Raises UserError if `progress` has a key that this version does not know and would lose."""
         unknown = sorted(self.progress.keys() - set(known))
