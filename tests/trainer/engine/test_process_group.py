@@ -1,13 +1,8 @@
 """What one process knows of the others; the collectives themselves are tested on ranks in test_engine_laws.py."""
 
-import time
-from datetime import timedelta
-from pathlib import Path
-
 import pytest
 import torch
 
-from tests.ranks import run_on_ranks
 from trainer.engine.config import EngineConfig
 from trainer.engine.device import choose_device
 from trainer.engine.process_group import ProcessGroup, rank_and_world_size
@@ -49,37 +44,3 @@ def test_asking_for_a_missing_cuda_device_is_the_users_mistake(monkeypatch: pyte
     assert choose_device("auto") == torch.device("cpu")
     with pytest.raises(UserError, match=r"engine\.device.*cuda"):
         choose_device("cuda")
-
-
-LIMIT_SECONDS = 4.0
-
-
-def slow_work() -> str:
-    time.sleep(1.5 * LIMIT_SECONDS)
-    return "done"
-
-
-def failing_work() -> str:
-    raise ValueError("no data")
-
-
-def prepare_twice(folder: str) -> tuple[str | None, str]:
-    """What slow work returned, and how work that failed ended."""
-    rank, world_size = rank_and_world_size()
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    limit = timedelta(seconds=LIMIT_SECONDS)
-    store = f"file://{folder}/store"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size, timeout=limit)
-    group = ProcessGroup(torch.device("cpu"), EngineConfig(timeout_minutes=LIMIT_SECONDS / 60))
-    returned = group.while_the_others_wait(slow_work)
-    try:
-        group.while_the_others_wait(failing_work)
-    except BaseException as error:
-        return returned, type(error).__name__
-    return returned, "no error"
-
-
-@pytest.mark.slow
-def test_work_of_rank_0_may_take_longer_than_the_limit_and_its_failure_ends_the_others(tmp_path: Path) -> None:
-    assert run_on_ranks(prepare_twice, 2, str(tmp_path), fresh=True) == [("done", "ValueError"), (None, "SystemExit")]

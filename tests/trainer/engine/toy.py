@@ -79,7 +79,7 @@ def toy_loss(model: nn.Module, batch: ToyBatch) -> LossSums:
     return LossSums(*model(batch.tokens))
 
 
-def batches_of_step(step: int, count: int = 4) -> list[ToyBatch]:
+def batches_of_step(step: int, count: int = 6) -> list[ToyBatch]:
     """The micro-batches of one step over all ranks, of different lengths; rank r of W takes every W-th from r on."""
     generator = torch.Generator().manual_seed(1000 + step)
     lengths = torch.randint(3, 40, (count,), generator=generator).tolist()
