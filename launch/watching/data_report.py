@@ -1,4 +1,4 @@
-"""An inspection as text: for a terminal, a pipe and a log file alike."""
+"""The report of `dragoman data` as text, for a terminal, a pipe or a log file."""
 
 import sys
 import unicodedata
@@ -45,7 +45,7 @@ def _indented(content: RenderableType, columns: int = 2) -> Padding:
 
 
 def _table(*columns: str) -> Table:
-    """The first column is of names, the others of numbers."""
+    """A table with names in the first column and numbers in the others."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
     for number, title in enumerate(columns):
         table.add_column(title, justify="right" if number else "left", overflow="fold")

@@ -1,4 +1,4 @@
-"""What `dragoman prepare` tells: what each store holds, what was left out and why, and what could be deleted."""
+"""What `dragoman prepare` prints: what each store holds, what was left out and why, and what may be deleted."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def report(prepared: Prepared) -> Iterator[str]:
-    """Lines of text."""
+    """The lines to print."""
     tokenizers = prepared.tokenizers
     for tokenizer in dict.fromkeys((tokenizers.source, tokenizers.target)):
         yield f"tokenizer: {tokenizer.vocab_size:,} pieces, {tokenizer.path}"

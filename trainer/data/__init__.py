@@ -1,1 +1,1 @@
-"""Text to token ids to packed micro-batches; knows rank and world size as two integers."""
+"""From text to token ids to packed micro-batches; knows rank and world size as two integers."""

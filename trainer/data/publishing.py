@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what is said when the disk is full."""
+"""Files that are complete or absent, and the error of a full disk."""
 
 import errno
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from trainer.files import write_atomically
 
 
 def publish_file(path: Path, content: bytes) -> None:
-    """Writes a file that is there whole or not at all, also after a power failure.
+    """Writes the whole file or nothing, also if the power fails, after making its folder.
 
-    Raises UserError where the disk is full.
+    Raises UserError if the disk is full.
     """
     with explaining_full_disk(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,7 +21,7 @@ def publish_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def explaining_full_disk(folder: Path) -> Iterator[None]:
-    """Makes a UserError, which names `folder` and the remedy, of a full disk or an exhausted quota."""
+    """Turns the error of a full disk or an exhausted quota into a UserError that names `folder` and the remedy."""
     try:
         yield
     except OSError as error:

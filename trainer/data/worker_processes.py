@@ -1,5 +1,4 @@
-"""Processes that work for another one: started afresh, deaf to the signals that are meant for their parent, never
-left behind by it."""
+"""Worker processes: spawned, ignoring stop signals meant for the parent, and ended when the parent dies."""
 
 import os
 import signal
@@ -15,20 +14,20 @@ from typing import Any
 from trainer.errors import ProcessDied
 
 # Those that ask a run to stop, as in `trainer.run_directory.stop_reason`: the parent decides.
-_DEAF_TO = (
+_IGNORED_SIGNALS = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU
 )  # fmt: skip
 
 
 class _Worker(SpawnProcess):
-    """Ends at once when its parent has died, even by SIGKILL."""
+    """A process that ends as soon as its parent has died, even by SIGKILL."""
 
     def run(self) -> None:
         threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
         super().run()
 
     def terminate(self) -> None:
-        """A broken pool terminates its other workers and waits for them; as they are deaf, only SIGKILL ends them."""
+        """A broken pool terminates its other workers and waits; as they ignore SIGTERM, only SIGKILL ends them."""
         self.kill()
 
 
@@ -37,41 +36,41 @@ class _Context(SpawnContext):
 
 
 def worker_pool(num_workers: int, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> ProcessPoolExecutor:
-    """A pool of processes that are starting already; each calls `initializer(*initargs)` first.
+    """A pool whose processes are already starting; each calls `initializer(*initargs)` first.
 
-    They import the parent's `__main__` anew, which therefore must import nothing heavy at its top. A worker that is
+    They import the parent's `__main__` again, which therefore must import nothing heavy at its top. A worker that is
     killed breaks the pool: futures raise BrokenProcessPool, see `explaining_death`.
     """
     pool = ProcessPoolExecutor(num_workers, mp_context=_Context(), initializer=initializer, initargs=initargs)
-    # Children inherit the mask: from their first instruction on they hear none of these signals. The tracker, a process
-    # that every pool shares, comes first, because Python lifts the mask when it starts it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _DEAF_TO)
+    # Children inherit the mask, so these signals are blocked from their first instruction on. The resource tracker, a
+    # process that all pools share, comes first, because Python lifts the mask when it starts it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED_SIGNALS)
     try:
         resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, _DEAF_TO)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED_SIGNALS)
         for _ in range(num_workers):
-            pool.submit(os.getpid)  # a pool starts a worker when work comes and none is idle
+            pool.submit(os.getpid)  # a pool starts a worker when it gets work and none is idle
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pool
 
 
 def kill_workers(pool: ProcessPoolExecutor) -> None:
-    """Ends them in the midst of what they do; the pool is of no further use."""
+    """Kills the workers at once; the pool cannot be used any more."""
     for process in list(pool._processes.values()):
         process.kill()
 
 
 @contextmanager
 def explaining_death(work: str) -> Iterator[None]:
-    """Around waiting for a pool's futures: ProcessDied where a worker died. `work` completes "a process that …"."""
+    """Raises ProcessDied if a worker dies while the block waits for it. `work` completes "a process that …"."""
     try:
         yield
     except BrokenProcessPool as error:
         raise ProcessDied(
             f"a process that {work} died, perhaps because the machine ran out of memory: free some, or start fewer of "
-            "them (`data.workers`, or `--workers` of `dragoman prepare`), and start the same command again: it goes on "
-            "from what is finished."
+            "them (`data.workers`, or `--workers` of `dragoman prepare`), and start the same command again: it "
+            "continues with what is finished."
         ) from error
 
 

@@ -1,1 +1,1 @@
-"""What `dragoman data` tells before training."""
+"""What `dragoman data` reports before training."""

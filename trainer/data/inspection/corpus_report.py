@@ -1,4 +1,4 @@
-"""What one corpus of a run is like, to be looked at before training.
+"""A report on one corpus of a run, to read before training.
 
 Shape suffix: N pairs of a sample that is spread evenly over the corpus.
 """
@@ -26,7 +26,7 @@ _NUM_TOO_LONG = 3
 
 @dataclass(frozen=True)
 class Sentence:
-    """One side of a pair; of a token store, the text is what its ids decode to."""
+    """One side of a pair; in a token store, the text is decoded from its ids."""
 
     text: str
     pieces: list[str]
@@ -35,7 +35,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Of some value over the pairs; `percentiles` by the percent of pairs below."""
+    """The distribution of a value over the pairs; `percentiles` by the percentage of pairs below."""
 
     mean: float
     percentiles: dict[str, float]
@@ -43,9 +43,10 @@ class Distribution:
 
 @dataclass(frozen=True)
 class SideReport:
-    """One side of a corpus. Tokens count eos; `num_tokens` are those of one pass.
+    """One side of a corpus. Tokens include eos; `num_tokens` counts those of one pass.
 
-    `histogram[k]` is the share of sentences with 1 + k * bin_width … (k + 1) * bin_width tokens, at last of all longer.
+    `histogram[k]` is the share of sentences with 1 + k * bin_width … (k + 1) * bin_width tokens, the last one with all
+    longer sentences.
     """
 
     num_tokens: int
@@ -58,9 +59,9 @@ class SideReport:
 class CorpusReport:
     """One corpus of the mixture.
 
-    `share` is its part of all pairs read, `ratio` that of target to source tokens, pair by pair; lengths and ratio are
+    `share` is its share of all pairs read, `ratio` has the target tokens per source token. Lengths and ratio are those
     of `num_sampled` pairs. With `is_estimate` the numbers of tokens and of too long pairs are projected from those.
-    `rejected` counts the pairs left out by reason, `rejected_examples` shows some of each as (source, target).
+    `rejected` counts by reason the pairs left out, `rejected_examples` has some of each as (source, target).
     `target_round_trip` is None if the text is gone.
     """
 
@@ -80,7 +81,7 @@ class CorpusReport:
 
 
 class CorpusSample:
-    """The lengths of pairs of one corpus that are spread evenly over it: of all, where there are not too many."""
+    """The lengths of a sample of pairs spread evenly over one corpus; of all pairs, if they are not too many."""
 
     def __init__(self, store: Store, encoder: PairEncoder | None) -> None:
         self._store, self._encoder = store, encoder
@@ -106,7 +107,7 @@ class CorpusSample:
     def report(self, tokenizers: TokenizerPair, share: float, steps: float, num_examples: int) -> CorpusReport:
         manifest = self._store.manifest
         width = _bin_width(np.concatenate([self._source_N, self._target_N]))
-        # What a sampled pair stands for; a token store knows its totals.
+        # How many pairs a sampled one stands for; a token store knows its totals.
         scale = self.num_pairs / len(self._row_N)
         totals = (
             (manifest.num_source_items, manifest.num_target_items)
@@ -145,7 +146,7 @@ def _distribution(value_N: NDArray[np.float64] | IntArray) -> Distribution:
 
 
 def _bin_width(length_N: IntArray) -> int:
-    """1, 2 or 5 times a power of ten, such that the open last bin holds at most one sentence in a hundred."""
+    """1, 2 or 5 times a power of ten, such that at most one sentence in a hundred is in the open last bin."""
     needed = float(np.percentile(length_N, 99)) / (_NUM_BINS - 1)
     return next(step for n in range(9) for step in (10**n, 2 * 10**n, 5 * 10**n) if step >= needed)
 

@@ -1,8 +1,9 @@
-"""What a run will read, computed from its prepared data, to be looked at before training."""
+"""What a run will read, computed from its prepared data, as a report to read before training."""
 
 from dataclasses import dataclass, replace
 
 from trainer.data.config import DataConfig
+from trainer.data.feeding.budget import ceil_div
 from trainer.data.feeding.feed import TrainingData
 from trainer.data.inspection.corpus_report import CorpusReport, CorpusSample
 from trainer.data.inspection.round_trip import target_round_trip
@@ -16,10 +17,10 @@ _MICRO_BATCHES = 32
 
 @dataclass(frozen=True)
 class MixtureReport:
-    """The micro-batches, as measured on the first `num_measured` of the run.
+    """The micro-batches, measured on the first `num_measured` of the run.
 
-    Budgets and tokens are those of one micro-batch, fills the shares of the budgets that real tokens take (`fill`: of
-    both sides together); `steps_per_pass` is after how many steps as many pairs were read as the corpora hold.
+    Budgets are those of one micro-batch. Fills are the shares of the budgets that real tokens take (`fill`: of both
+    sides together). After `steps_per_pass` steps, as many pairs have been read as the corpora hold.
     """
 
     num_pairs: int
@@ -46,9 +47,9 @@ class Inspection:
 def inspect(
     data: DataConfig, prepared: Prepared, *, sampling: float | None, seed: int, num_examples: int
 ) -> Inspection:
-    """Looks at the stores and at the first micro-batches of the run that has this `seed`; on the CPU, in one process.
+    """Measures the stores and the first micro-batches of the run with this `seed`; on the CPU, in one process.
 
-    `sampling` is that of `tokenizer.sampling`. Raises UserError where all sentences of a corpus are too long.
+    `sampling` is `tokenizer.sampling`. Raises UserError if all sentences of a corpus are too long.
     """
     tokenizers = prepared.tokenizers
     encoder = PairEncoder(tokenizers, data.max_length, sampling) if data.mode == "stream" else None
@@ -69,11 +70,11 @@ def inspect(
 
 
 def _measure(data: DataConfig, prepared: Prepared, encoder: PairEncoder | None, seed: int) -> MixtureReport:
-    # A few micro-batches are sooner encoded here than by processes that have to be started.
+    # Encoding a few micro-batches here is quicker than starting processes for it.
     alone, ids = replace(data, workers=0), prepared.tokenizers.special_ids
     feed = TrainingData(prepared.stores, alone, ids, seed=seed, partition=Partition(0, 1), encoder=encoder)
     try:
-        num_steps = -(-_MICRO_BATCHES // data.micro_batches_per_step)
+        num_steps = ceil_div(_MICRO_BATCHES, data.micro_batches_per_step)
         micro_batches = [micro_batch for _ in range(num_steps) for micro_batch in feed.next_step()]
     finally:
         feed.close()

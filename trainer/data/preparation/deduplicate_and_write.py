@@ -1,4 +1,4 @@
-"""Parts put together, without their duplicates, into one store.
+"""Joins the parts of a corpus into one store, without duplicates.
 
 Shape suffixes: N pairs of a part, K hashes of many parts.
 """
@@ -18,16 +18,16 @@ _MAX_HASHES = 1 << 24
 Hashes = NDArray[np.uint64]
 BoolArray = NDArray[np.bool_]
 TextOf = Callable[[Side, Side], list[list[str]]]
-"""[source, target] of each pair, for examples."""
+"""Returns [source, target] of each pair, for examples."""
 
 
 def deduplicate_and_write(
     parts: Sequence[PartFile], drop_duplicates: bool, text_of: TextOf, writer: StoreWriter
 ) -> Rejections:
-    """Appends all parts to a store, in their order; what was left out, in them and now.
+    """Appends all parts to a store, in order. Returns what was left out, by the parts and here.
 
-    Of equal pairs the first stays. Pairs are equal where their 64-bit hashes are: of n different pairs, about
-    n² / 2^65 are taken for others by mistake, which is 0.0003 pairs of 100 million.
+    Of equal pairs the first is kept. Pairs count as equal if their 64-bit hashes are: of n different pairs, about
+    n² / 2^65 are mistaken for others, which is 0.0003 pairs of 100 million.
     """
     rejections = Rejections.none()
     repeats = find_repeats(lambda: (part.hashes() for part in parts)) if drop_duplicates else []
@@ -43,16 +43,16 @@ def deduplicate_and_write(
 
 
 def counts_by_reason(rejections: Rejections) -> tuple[dict[str, int], dict[str, list[list[str]]]]:
-    """Counts and examples in the filters' order, of the reasons that occurred."""
+    """Counts and examples of the reasons that occurred, in the order of the filters."""
     reasons = [reason for reason in REASONS if rejections.counts[reason]]
     return {r: rejections.counts[r] for r in reasons}, {r: rejections.examples[r] for r in reasons}
 
 
 def find_repeats(read_hashes: Callable[[], Iterable[Hashes]], max_hashes: int = _MAX_HASHES) -> list[BoolArray]:
-    """repeat_N for the hash_N of each part: whether the same hash came before, in it or in an earlier part.
+    """repeat_N for the hash_N of each part: true if the same hash occurs before, in the part or in an earlier one.
 
-    `read_hashes` reads all parts in order, each time it is called. Memory holds one byte a pair and twice
-    `max_hashes` hashes (by default 270 MB), because the hashes are worked in ranges of about so many.
+    `read_hashes` reads all parts in order, each time it is called. Takes memory for one byte per pair and for twice
+    `max_hashes` hashes (by default 270 MB), because the hashes are handled in ranges of about `max_hashes`.
     """
     repeats = [np.ones(len(hash_N), np.bool_) for hash_N in read_hashes()]
     num_hashes = sum(map(len, repeats))
@@ -70,27 +70,27 @@ def find_repeats(read_hashes: Callable[[], Iterable[Hashes]], max_hashes: int = 
 
 
 def _first_ones(parts: Iterable[Hashes], number: int, range_bits: int) -> Iterator[tuple[Hashes, NDArray[np.intp]]]:
-    """The different hashes of each part in one of 2^range_bits equal ranges of hashes, and where each is first.
+    """The distinct hashes of each part within range `number` of 2^range_bits, and the first position of each.
 
-    Made different within each part first, so that a pair that recurs everywhere does not fill its range.
+    Only distinct ones, so that a pair that recurs everywhere does not fill its range.
     """
     for hash_N in parts:
         # In two steps, because a shift by all 64 bits is undefined.
         range_N = (hash_N >> np.uint64(1)) >> np.uint64(63 - range_bits)
         within = np.flatnonzero(range_N == number)
-        different, place = np.unique(hash_N[within], return_index=True)
-        yield different, within[place]
+        distinct, place = np.unique(hash_N[within], return_index=True)
+        yield distinct, within[place]
 
 
 def _several(parts: Iterable[Hashes]) -> Hashes:
-    """The hashes that occur in several parts, sorted, each once."""
+    """The hashes that occur in more than one part, sorted, each once."""
     all_K = np.concatenate([np.empty(0, np.uint64), *parts])
     all_K.sort()
     return np.unique(all_K[1:][all_K[1:] == all_K[:-1]])
 
 
 def _find(sorted_K: Hashes, hash_N: Hashes) -> tuple[BoolArray, NDArray[np.intp]]:
-    """Which of the hashes are among the sorted ones, and their places there."""
+    """Which of the hashes are among the sorted ones, and their positions there."""
     place_N = np.searchsorted(sorted_K, hash_N)
     is_found_N = place_N < len(sorted_K)
     is_found_N[is_found_N] = sorted_K[place_N[is_found_N]] == hash_N[is_found_N]

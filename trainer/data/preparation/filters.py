@@ -1,4 +1,4 @@
-"""Which pairs are fit to train on, as far as their text tells.
+"""The filters that decide by its text whether a pair is used for training.
 
 Shape suffixes: N pairs, C characters of one side of all of them.
 """
@@ -29,12 +29,12 @@ REASONS = (
 )
 """Why a pair is left out, in the order of the filters: the first that rejects it counts. Index 0 means kept.
 
-`PairFilter` gives all but the last two, which need the tokens and the pairs before.
+`PairFilter` returns all but the last two, which need the tokens and the earlier pairs.
 """
 
 BoolArray = NDArray[np.bool_]
 
-# Added to both lengths before they are compared: "Ja." may well mean "Yes, of course.", ten times that length may not.
+# Added to both lengths before they are compared: "Ja." may well mean "Yes, of course.", but not ten times as much.
 _RATIO_MARGIN = 10
 _INVISIBLE, _OTHER, _LETTER = range(3)
 # Marks, letters and symbols that show nothing: Unicode's Default_Ignorable_Code_Point, and the empty braille pattern.
@@ -55,9 +55,9 @@ _IGNORABLE = (
 
 
 class PairFilter:
-    """The filters of `data.filters` that look at one pair's text; may be pickled.
+    """The filters of `data.filters` that look at the text of one pair. Can be pickled.
 
-    Raises UserError where the language identifier cannot be loaded.
+    Raises UserError if the language identifier cannot be loaded.
     """
 
     def __init__(self, config: FilterConfig) -> None:
@@ -66,9 +66,9 @@ class PairFilter:
             load_identifier(config.language_id)
 
     def judge(self, sources: Sequence[str], targets: Sequence[str]) -> NDArray[np.uint8]:
-        """code_N: for each pair the index into `REASONS` of the first filter that rejects it, 0 where none does.
+        """code_N: for each pair the index into `REASONS` of the first filter that rejects it, or 0.
 
-        Depends on nothing but the pair. Raises UserError where the language identifier fails.
+        Each code depends on its pair alone. Raises UserError if the language identifier fails.
         """
         assert len(sources) == len(targets), "aligned text"
         code_N = np.zeros(len(sources), np.uint8)
@@ -89,11 +89,11 @@ class PairFilter:
             equal = (s.strip() == t.strip() for s, t in zip(sources, targets, strict=True))
             yield "copy", np.fromiter(equal, np.bool_, len(sources))
         if config.min_letters is not None:
-            # A side without any text has no share; whether it may stay is the first filter's decision.
+            # A side without text has no share of letters; the first filter decides about it.
             yield "few letters", source.lacks_letters(config.min_letters) | target.lacks_letters(config.min_letters)
 
     def _judge_languages(self, code_N: NDArray[np.uint8], sources: Sequence[str], targets: Sequence[str]) -> None:
-        """Asks only about pairs that have passed all else, because identifiers are slow and some fail on no text."""
+        """Identifies only pairs that passed all other filters, as identifiers are slow and some fail on empty text."""
         address, languages = self._config.language_id, self._config.languages
         if address is None or languages is None:
             return
@@ -106,7 +106,7 @@ class PairFilter:
 
 @dataclass(frozen=True)
 class _Counts:
-    """Characters of each of N texts: all, those that can be seen, and the letters among them."""
+    """Numbers of characters of each of N texts: all, visible ones, and letters."""
 
     all_N: IntArray
     visible_N: IntArray
@@ -118,16 +118,16 @@ class _Counts:
 
 def _count(texts: Sequence[str]) -> _Counts:
     length_N = np.fromiter(map(len, texts), np.int64, len(texts))
-    # JSON can smuggle half a surrogate pair into a text; it is counted as any other character.
+    # JSON can put half a surrogate pair into a text; it counts like any other character.
     code_points_C = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
     kind_C = _character_kinds()[code_points_C]
     return _Counts(length_N, _sums(kind_C != _INVISIBLE, length_N), _sums(kind_C == _LETTER, length_N))
 
 
 def _sums(flag_C: BoolArray, length_N: IntArray) -> IntArray:
-    """How many of each text's flags are set."""
+    """How many flags of each text are set."""
     sum_N = np.zeros_like(length_N)
-    # reduceat takes an empty range for its first element, so empty texts are left out.
+    # reduceat returns the first element of an empty range, so empty texts are left out.
     is_filled_N = length_N > 0
     if is_filled_N.any():
         start_N = (np.cumsum(length_N) - length_N)[is_filled_N]

@@ -1,4 +1,4 @@
-"""The user's own language identifier, found by its address: `module:function` or `path/file.py:function`."""
+"""The user's own language identifier, by its address: `module:function` or `path/file.py:function`."""
 
 import functools
 import importlib
@@ -17,7 +17,8 @@ _SETTING = "`data.filters.language_id`"
 def identify(address: str, texts: list[str]) -> list[str]:
     """The language code of each text.
 
-    Raises UserError where the identifier miscounts, Unavailable where it fails, maybe only for want of memory.
+    Raises UserError if the identifier returns too many or too few codes, Unavailable if it raises: it may only have
+    run out of memory.
     """
     if not texts:
         return []
@@ -27,7 +28,7 @@ def identify(address: str, texts: list[str]) -> list[str]:
     except Exception as error:
         raise Unavailable(
             f"{_SETTING} ({address}) failed on {len(texts):,} texts with {error_line(error)}: mend it and start again; "
-            "what is prepared already is kept."
+            "what is already prepared is kept."
         ) from error
     if len(codes) != len(texts):
         raise UserError(
@@ -39,9 +40,9 @@ def identify(address: str, texts: list[str]) -> list[str]:
 
 @functools.cache
 def load_identifier(address: str) -> Identifier:
-    """Imports the function, once per process; raises UserError where there is none at the address.
+    """Imports the function, once per process. Raises UserError if there is none at the address.
 
-    That is Unavailable where the import fails, because a worker may lack the memory for what another could load.
+    A failed import raises Unavailable, because a worker may lack memory for what another process could load.
     """
     place, _, name = address.rpartition(":")
     try:
@@ -58,13 +59,13 @@ def load_identifier(address: str) -> Identifier:
 
 
 def _load_file(path: Path) -> ModuleType:
-    """By its path, because PYTHONSAFEPATH keeps the working folder out of the search for modules."""
+    """Imports a file by its path, because PYTHONSAFEPATH keeps the working folder out of the search for modules."""
     # Not its own name, which could be that of an installed module.
     spec = importlib.util.spec_from_file_location("dragoman_language_id", path)
     assert spec is not None, "a .py file has a loader"
     assert spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
-    # Classes look their own module up here, dataclasses while they are defined.
+    # Classes look up their own module here, dataclasses already while they are defined.
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module

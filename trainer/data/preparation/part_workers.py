@@ -1,4 +1,4 @@
-"""One corpus, read by this process and made into parts by others."""
+"""Reads a corpus in this process and makes its parts in worker processes."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -11,11 +11,11 @@ from trainer.data.preparation.raw_parts import PartFile, PartMaker
 from trainer.data.worker_processes import kill_workers, worker_pool
 
 PART_PAIRS = 20_000
-"""Raw pairs of a part: half a second of work, some megabytes of text."""
+"""Raw pairs per part: half a second of work, some megabytes of text."""
 
 
 class PartWorkers:
-    """Processes that write parts. They are started when the first whole part comes: less is not worth their start."""
+    """Processes that write parts. They start with the first full part: less is not worth their start."""
 
     def __init__(self, maker: PartMaker, num_workers: int) -> None:
         self._maker, self._num_workers = maker, num_workers
@@ -29,31 +29,31 @@ class PartWorkers:
             self._pool.shutdown(cancel_futures=True)
 
     def write_parts(self, blocks: Iterable[Block], folder: Path, advance: Advance) -> list[PartFile]:
-        """Writes a corpus's parts into `folder`, except those that are there already; all of them, in raw order.
+        """Writes the parts of a corpus into `folder`, except those that exist. Returns all of them, in order.
 
-        Which parts there are depends on the corpus alone. Memory holds some parts for each worker, never the corpus.
+        The division into parts depends on the corpus alone. Memory holds some parts per worker, never the corpus.
         """
         parts: list[PartFile] = []
-        under_way: deque[tuple[Future[None], int]] = deque()
+        pending: deque[tuple[Future[None], int]] = deque()
         try:
             for block in regrouped(blocks, PART_PAIRS):
                 parts.append(PartFile(folder / f"part-{len(parts):06}.npz"))
                 if parts[-1].is_sound():
                     advance(len(block[0]))
                     continue
-                while len(under_way) >= self._num_workers + 2:
-                    _finish_first(under_way, advance)
-                under_way.append((self._submit(parts[-1], block), len(block[0])))
-            while under_way:
-                _finish_first(under_way, advance)
+                while len(pending) >= self._num_workers + 2:
+                    _finish_first(pending, advance)
+                pending.append((self._submit(parts[-1], block), len(block[0])))
+            while pending:
+                _finish_first(pending, advance)
         except KeyboardInterrupt:
-            # Whoever presses Ctrl-C should not wait for some seconds of work that the next start makes good.
+            # A user who presses Ctrl-C should not wait for seconds of work that the next start can repeat.
             if self._pool is not None:
                 kill_workers(self._pool)
-            under_way.clear()  # nobody is left to wait for
+            pending.clear()  # the workers are gone
             raise
         finally:
-            _abandon(under_way)
+            _abandon(pending)
         return parts
 
     def _submit(self, part: PartFile, block: Block) -> "Future[None]":
@@ -61,29 +61,29 @@ class PartWorkers:
             if self._pool is None:
                 self._pool = worker_pool(self._num_workers, _start, (self._maker,))
             return self._pool.submit(_write, part, block)
-        # The last one: this process would only wait for the others.
+        # The last part: this process would only wait for the others.
         part.write(self._maker.make(*block), self._maker.dtype)
         done: Future[None] = Future()
         done.set_result(None)
         return done
 
 
-def _finish_first(under_way: "deque[tuple[Future[None], int]]", advance: Advance) -> None:
-    future, num_pairs = under_way.popleft()
+def _finish_first(pending: "deque[tuple[Future[None], int]]", advance: Advance) -> None:
+    future, num_pairs = pending.popleft()
     future.result()
     advance(num_pairs)
 
 
-def _abandon(under_way: "deque[tuple[Future[None], int]]") -> None:
-    """After this nobody writes into the folder any more.
+def _abandon(pending: "deque[tuple[Future[None], int]]") -> None:
+    """Waits until no worker writes into the folder any more.
 
-    Nothing is cancelled: a pool that loses a worker meanwhile would fail over that and never end the others.
+    Cancels nothing: a pool that lost a worker meanwhile would fail on the cancelled work and never end the others.
     """
-    wait([future for future, _ in under_way])
+    wait([future for future, _ in pending])
 
 
 def keep_parts_of(revision: str | None, folder: Path) -> None:
-    """Removes the parts of another revision of the corpus, and notes this one for the next process; None has none."""
+    """Removes the parts of another revision of the corpus and records this one. None: the corpus has no revisions."""
     note = folder / "revision"
     if revision is None or (note.exists() and note.read_text() == revision):
         return
@@ -93,7 +93,7 @@ def keep_parts_of(revision: str | None, folder: Path) -> None:
 
 
 def regrouped(blocks: Iterable[Block], size: int) -> Iterator[Block]:
-    """The same pairs in blocks of exactly `size`, but for the last."""
+    """The same pairs in blocks of exactly `size`; the last may be smaller."""
     sources: list[str] = []
     targets: list[str] = []
     for more_sources, more_targets in blocks:
@@ -116,4 +116,4 @@ def _write(part: PartFile, block: Block) -> None:
 
 
 _maker: PartMaker
-"""Of a worker process, so that the tokenizers travel to it once."""
+"""Set in worker processes, so that the tokenizers are sent to each only once."""

@@ -1,4 +1,4 @@
-"""How far the preparation of the data is: a bar in a terminal, plain lines in a log file."""
+"""Progress of the preparation: a bar in a terminal, plain lines in a log file."""
 
 import sys
 import time
@@ -13,9 +13,9 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def show_progress(label: str, total: int | None = None) -> AbstractContextManager[Advance]:
-    """A function that is told how many pairs more are done, which goes to stderr with pairs per second and time.
+    """A function to call with the number of pairs that were done since the last call; shows progress on stderr.
 
-    `total` is how many there are in all, where that is known.
+    `total` is the number of all pairs, if known.
     """
     return _bar(label, total) if sys.stderr.isatty() else _lines(label, total)
 
@@ -49,15 +49,15 @@ def _lines(label: str, total: int | None) -> Iterator[Advance]:
         if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
             of_total = "" if total is None else f" of {total:,}"
-            _tell(f"{label}  {done:,}{of_total} pairs so far, {_rate(done, start):,.0f} pairs/s")
+            _print(f"{label}  {done:,}{of_total} pairs so far, {_rate(done, start):,.0f} pairs/s")
 
     yield advance
-    _tell(f"{label}  {done:,} pairs in {time.monotonic() - start:,.1f} s, {_rate(done, start):,.0f} pairs/s")
+    _print(f"{label}  {done:,} pairs in {time.monotonic() - start:,.1f} s, {_rate(done, start):,.0f} pairs/s")
 
 
 def _rate(num_pairs: int, start: float) -> float:
     return num_pairs / max(time.monotonic() - start, 1e-3)
 
 
-def _tell(line: str) -> None:
+def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Parts: a fixed number of raw pairs each, filtered and encoded, in a file that is there whole or not at all.
+"""Parts: a fixed number of raw pairs each, filtered and encoded, in a file that is complete or absent.
 
 Shape suffixes: N pairs kept, L their items.
 """
@@ -26,7 +26,7 @@ _EXAMPLE_CHARACTERS = 200
 
 @dataclass
 class Rejections:
-    """How many pairs were left out for each reason, with the first few of each as [source, target]."""
+    """How many pairs were left out, by reason, and the first few of each as [source, target]."""
 
     counts: Counter[str]
     examples: dict[str, list[list[str]]]
@@ -36,7 +36,7 @@ class Rejections:
         return cls(Counter(), {})
 
     def add(self, reason: str, count: int, examples: Sequence[Sequence[str]]) -> None:
-        """Counts more pairs, which come after those that were counted before; long texts are cut in examples."""
+        """Counts more pairs, which come after those counted before. Long texts are cut in examples."""
         self.counts[reason] += count
         shown = self.examples.setdefault(reason, [])
         shown += [[_cut(text) for text in pair] for pair in examples[: NUM_EXAMPLES - len(shown)]]
@@ -53,7 +53,7 @@ def _cut(text: str) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """What is left of some raw pairs: both sides and a 64-bit hash of each pair's text."""
+    """The pairs kept of some raw pairs: both sides, and a 64-bit hash of the text of each pair."""
 
     source: Side
     target: Side
@@ -63,14 +63,14 @@ class Part:
 
 @dataclass(frozen=True)
 class PartMaker:
-    """Turns raw pairs into parts; may be pickled. Without an encoder, the text itself is kept as bytes of UTF-8."""
+    """Makes parts of raw pairs. Can be pickled. Without an encoder, parts hold the text as bytes of UTF-8."""
 
     pair_filter: PairFilter
     encoder: PairEncoder | None
     dtype: str
 
     def make(self, sources: Sequence[str], targets: Sequence[str]) -> Part:
-        """Raises UserError where the user's language identifier fails."""
+        """Filters and encodes. Raises UserError if the user's language identifier fails."""
         rejections = Rejections.none()
         code_N = self.pair_filter.judge(sources, targets)
         for code in np.unique(code_N[code_N > 0]).tolist():
@@ -91,7 +91,7 @@ class PartMaker:
 
 
 def _utf8(texts: Sequence[str]) -> list[bytes]:
-    # JSON can smuggle half a surrogate pair into a text, which no UTF-8 can hold: it becomes a question mark.
+    # JSON can put half a surrogate pair into a text, which UTF-8 cannot encode: it becomes a question mark.
     return [text.encode("utf-8", "replace") for text in texts]
 
 
@@ -101,7 +101,8 @@ def _text_side(texts: Sequence[bytes]) -> Side:
 
 
 def hash_pairs(sources: Sequence[bytes], targets: Sequence[bytes]) -> NDArray[np.uint64]:
-    """hash_N of the pairs' text, the same on every machine; the length keeps a pair from equalling its text shifted."""
+    """hash_N of the pairs' text, the same on every machine. It includes the length of the source, so that pairs with
+    the same text divided differently differ."""
     digests = (
         hashlib.blake2b(b"%d " % len(source) + source + target, digest_size=8).digest()
         for source, target in zip(sources, targets, strict=True)
@@ -110,13 +111,13 @@ def hash_pairs(sources: Sequence[bytes], targets: Sequence[bytes]) -> NDArray[np
 
 
 class PartFile:
-    """A part on disk: an uncompressed zip file of arrays, whose checksums tell a torn file."""
+    """A part on disk: an uncompressed zip file of arrays, whose checksums reveal a damaged file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write(self, part: Part, dtype: str) -> None:
-        """Publishes the part by one rename; a process may die at any moment of it."""
+        """Writes the whole part or nothing, even if the process is killed meanwhile. Raises OSError."""
         report = [dict(part.rejections.counts), part.rejections.examples]
         arrays: dict[str, NDArray[Any]] = {
             "hash_N": part.hash_N,
@@ -129,7 +130,7 @@ class PartFile:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def is_sound(self) -> bool:
-        """Whether the file is there and as it was written; reads all of it."""
+        """Whether the file exists and is undamaged; reads all of it."""
         try:
             with zipfile.ZipFile(self.path) as archive:
                 return archive.testzip() is None
@@ -137,7 +138,7 @@ class PartFile:
             return False
 
     def hashes(self) -> NDArray[np.uint64]:
-        """hash_N, without reading the rest."""
+        """hash_N; reads nothing else."""
         hash_N: NDArray[np.uint64] = self._array("hash_N")
         return hash_N
 

@@ -20,15 +20,15 @@ from trainer.data.stores.store import Store
 from trainer.errors import UserError
 
 _SEED = 1
-# How far a reservoir may grow over its size before it is cut back, which costs a sort.
+# How far a reservoir may grow beyond its size before it is cut back, which takes a sort.
 _GROWTH = 1.25
 
 
 def sample_corpora(data: DataConfig, max_pairs: int) -> tuple[Block, list[int]]:
-    """About `max_pairs` filtered pairs, in the proportions of the mixture, and how many raw pairs each corpus has.
+    """About `max_pairs` filtered pairs, in the proportions of the mixture, and the number of raw pairs of each corpus.
 
-    A corpus that has fewer pairs than its share gives all of them, and each gives at least one. Memory holds about
-    twice `max_pairs`. Raises UserError for what cannot be read and for a corpus of which the filters leave nothing.
+    A corpus with fewer pairs than its share gives all of them; each corpus gives at least one. Memory holds about twice
+    `max_pairs`. Raises UserError for text that cannot be read and for a corpus without a pair that passes the filters.
     """
     pair_filter = PairFilter(data.filters)
     reservoirs: list[_Reservoir] = []
@@ -49,7 +49,7 @@ def sample_corpora(data: DataConfig, max_pairs: int) -> tuple[Block, list[int]]:
 
 
 def sample_stores(stores: Sequence[Store], data: DataConfig, max_pairs: int) -> Block:
-    """The like from text stores, which hold filtered text already."""
+    """Like `sample_corpora`, from text stores, which hold filtered text."""
     sizes = [store.manifest.num_pairs for store in stores]
     shares = mixture_shares([corpus.weight for corpus in data.train], sizes, data.temperature)
     sources: list[str] = []
@@ -76,9 +76,9 @@ def nothing_left(corpus: CorpusConfig, rejected: dict[str, int], data: DataConfi
 
 
 class _Reservoir:
-    """Those of a corpus's fit pairs that draw the lowest numbers: a random sample of them, in random order.
+    """A random sample of the pairs of a corpus that pass the filters: those with the lowest numbers, in that order.
 
-    A pair draws its number by its place in the corpus, so whoever draws too high a number need not be judged.
+    A pair's number is a hash of its position, so pairs above the current limit skip the filters.
     """
 
     def __init__(self, capacity: int, key: int, pair_filter: PairFilter) -> None:
@@ -92,7 +92,7 @@ class _Reservoir:
 
     @property
     def size(self) -> int:
-        """How many fit pairs the corpus has: exact where all were judged, otherwise from the share among those."""
+        """How many pairs of the corpus pass the filters: exact if all were filtered, otherwise an estimate."""
         num_fit = self._num_judged - self.rejected.total()
         return round(self.num_read * num_fit / self._num_judged)
 
@@ -113,7 +113,7 @@ class _Reservoir:
             self.trim(self._capacity)
 
     def trim(self, count: int) -> None:
-        """Keeps the lowest `count`."""
+        """Keeps the pairs with the lowest `count` numbers."""
         numbers = np.concatenate(self._numbers)
         order = np.argsort(numbers)[:count]
         if len(order) < len(self.pairs):

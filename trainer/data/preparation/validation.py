@@ -1,4 +1,4 @@
-"""Finite sets of pairs to evaluate on, whole."""
+"""Validation sets: finite, and read as a whole."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ from trainer.data.text.tokenizer import TokenizerPair
 from trainer.errors import UserError
 
 VALIDATION_COPIES = "valid-"
-"""How the names of the copies of validation text begin, which are next to the stores."""
+"""The beginning of the names of the copies of validation text, which are next to the stores."""
 
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """`sources[n]` is to be translated as `references[n]`; `pairs[n]` are their ids, each with eos at its end.
+    """`references[n]` is the translation of `sources[n]`; `pairs[n]` are their ids, each with eos at its end.
 
-    No pair is left out, not the empty or long ones either: a score is of the whole set.
+    No pair is left out, not even empty or long ones: a score is of the whole set.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A hidden folder for work that takes long: one process at a time, and what is finished in it outlives a kill."""
+"""A hidden folder for long work: used by one process at a time, and finished work in it survives a kill."""
 
 import os
 import shutil
@@ -18,12 +18,11 @@ _LOCK = "lock"
 def working_folder(folder: Path) -> Iterator[None]:
     """Makes `folder`, or takes over what an earlier process left in it, and removes it at the end.
 
-    Waits, with a message, while another process works in it; that lock is the kernel's and ends with the process. A
-    file system without locks is trusted. After a mistake of the user the work can be of no further use, so the folder
-    goes too; after every other failure, a dead network included, it stays for the next try.
+    While another process uses it, prints a message and waits; the lock ends with its process. On a file system without
+    locks nothing is locked. After a UserError the work is useless, so the folder is removed as well; after any other
+    failure, Unavailable included, it stays for the next try.
     """
-    # Renamed before it is removed, so that nobody finds half of it; removed after the lock is closed, as NFS keeps open
-    # files.
+    # Renamed first, so that no process finds half of it; removed after the lock is closed, as NFS keeps open files.
     gone = folder.with_name(f".tmp-{os.getpid()}{folder.name}")
     try:
         with _locked(folder):
@@ -42,7 +41,7 @@ def working_folder(folder: Path) -> Iterator[None]:
 
 
 def _empty(folder: Path) -> Path:
-    """Removes all but the lock; whoever is killed meanwhile leaves the folder, and the next process takes it over."""
+    """Removes all files but the lock. If this is killed meanwhile, the next process takes the folder over."""
     for path in folder.iterdir():
         if path.name != _LOCK:
             path.unlink()
@@ -50,7 +49,7 @@ def _empty(folder: Path) -> Path:
 
 
 def is_worked_in(folder: Path) -> bool:
-    """Whether a live process works in `folder`; on a file system without locks none seems to."""
+    """Whether a live process works in `folder`; false on a file system without locks."""
     with suppress(OSError):
         return is_locked(folder / _LOCK)
     return False
@@ -62,7 +61,7 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             file = (folder / _LOCK).open("a")
-        except (FileExistsError, FileNotFoundError):  # the other process removed the folder just now
+        except (FileExistsError, FileNotFoundError):  # another process removed the folder just now
             if folder.is_file():
                 raise
             continue
@@ -74,7 +73,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _print_waiting(folder: Path) -> None:
-    print(f"waiting for another process, which works in {folder}", file=sys.stderr, flush=True)
+    print(f"waiting for another process that works in {folder}", file=sys.stderr, flush=True)
 
 
 def _is_there(file: IO[str], path: Path) -> bool:

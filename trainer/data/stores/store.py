@@ -1,4 +1,4 @@
-"""A store: one corpus, filtered, as token ids or as text, memory-mapped, complete or not there at all.
+"""A store: one filtered corpus, as token ids or as text, memory-mapped; complete or absent.
 
 Shape suffixes: N pairs asked for, L their items.
 """
@@ -27,16 +27,16 @@ _FILES = tuple(f"{side}.{part}" for side in _SIDES for part in ("items", "offset
 
 
 def token_dtype(vocab_size: int) -> str:
-    """The smallest type that holds every id."""
+    """The smallest numpy type that can hold every id."""
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store holds.
+    """The description of a store.
 
-    Items are tokens, eos counted, or bytes of UTF-8 text. `rejected` counts the pairs left out by reason, of which
-    `examples` shows a few as [source, target]. `files` has [bytes, SHA-256] by name.
+    Items are tokens, eos included, or bytes of UTF-8 text. `rejected` counts by reason the pairs left out; `examples`
+    has a few of each as [source, target]. `files` has [bytes, SHA-256] by name.
     """
 
     name: str
@@ -52,25 +52,25 @@ class Manifest:
 
     @property
     def content(self) -> str:
-        """A hash of the stored items, whatever files they came from."""
+        """A hash of the stored items, whatever files they were made from."""
         return hashlib.sha256("".join(self.files[name][1] for name in _FILES).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Table:
-    """One side: sentence n is `items[offsets[n]:offsets[n + 1]]`."""
+    """One language of a store: sentence n is `items[offsets[n]:offsets[n + 1]]`."""
 
     items: NDArray[Any]
     offsets: IntArray
 
     def gather(self, row_N: IntArray) -> Side:
-        """The rows' items, one after the other, eos at the end of each where they are tokens."""
+        """The items of the rows, concatenated; tokens have eos at the end of each row."""
         start_N = self.offsets[row_N]
         length_N = self.offsets[row_N + 1] - start_N
         return Side(self.items[token_index(start_N, length_N)], length_N)
 
     def lengths(self, row_N: IntArray) -> IntArray:
-        """length_N of the rows in items; reads no item."""
+        """length_N of the rows, in items; reads no item."""
         return self.offsets[row_N + 1] - self.offsets[row_N]
 
     def texts(self, row_N: IntArray) -> list[bytes]:
@@ -84,7 +84,7 @@ class Table:
 class Store:
     """One corpus of the training data, ready to read at any row.
 
-    Pickles as its directory, so that it can be handed to other processes; they map the same files.
+    It is pickled as its directory, so that other processes map the same files.
     """
 
     directory: Path
@@ -94,7 +94,7 @@ class Store:
 
     @classmethod
     def open(cls, directory: Path) -> "Store | None":
-        """The store in `directory`, or None where there is none or its files have not the recorded sizes."""
+        """The store in `directory`; None if it is missing or its files do not have the recorded sizes."""
         try:
             manifest = Manifest(**json.loads((directory / _MANIFEST).read_text()))
             sizes = {name: (directory / name).stat().st_size for name in _FILES}
@@ -105,7 +105,7 @@ class Store:
         return cls(directory, manifest, *(_map_side(directory, side, manifest.dtype) for side in _SIDES))
 
     def damage(self) -> list[str]:
-        """The names of the files that are not what was written; reads all of them, about a second for each GB."""
+        """The names of damaged files. Reads all files, about one second per GB."""
         return [name for name in _FILES if _checksum(self.directory / name) != self.manifest.files[name][1]]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -113,10 +113,10 @@ class Store:
 
 
 def read_ahead(stores: Sequence[Store]) -> None:
-    """Has the system read the stores into memory meanwhile, unless they would fill more than half of it.
+    """Asks the system to read the stores into memory in the background, unless they would fill more than half of it.
 
-    Rows in shuffled order make a cold disk look for each of them: a first step of 5 to 36 seconds for a store of 1 GB,
-    where reading all of it in a row took one (`tests/benchmarks/data_speed.py`).
+    Rows in shuffled order make a cold disk seek for each: the first step took 5 to 36 seconds with a store of 1 GB, but
+    reading the whole store takes one (`tests/benchmarks/data_speed.py`).
     """
     paths = [store.directory / name for store in stores for name in _FILES]
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -143,14 +143,14 @@ def _map_side(directory: Path, side: str, dtype: str) -> Table:
 
 
 def _map(path: Path, dtype: str) -> NDArray[Any]:
-    if path.stat().st_size == 0:  # which cannot be mapped
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.empty(0, dtype)
     # asarray: slicing a plain array that shares the mapping is several times faster than slicing a memmap.
     return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
 
 
 class _ArrayFile:
-    """Appends to one file and keeps its size and checksum."""
+    """A file that is appended to, and its checksum."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -162,7 +162,7 @@ class _ArrayFile:
         self._hash.update(data)
 
     def finish(self) -> list[Any]:
-        """[bytes, SHA-256], with the bytes safely on disk."""
+        """Returns [bytes, SHA-256] once the content has reached the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         size = self._file.tell()
@@ -170,13 +170,13 @@ class _ArrayFile:
         return [size, self._hash.hexdigest()]
 
     def abandon(self) -> None:
-        """Closes without caring for what is still in memory: on a full disk, writing it fails again."""
+        """Closes without an error for content that is still in memory: on a full disk, writing it fails again."""
         with suppress(OSError):
             self._file.close()
 
 
 class StoreWriter:
-    """Appends pairs to the files of a store that nobody can see yet: see `writing_store`."""
+    """Appends pairs to the files of a store that is not visible yet, see `writing_store`."""
 
     def __init__(self, directory: Path, dtype: str) -> None:
         self.num_pairs = 0
@@ -205,7 +205,7 @@ class StoreWriter:
     def finish(
         self, name: str, fingerprint: str, rejected: dict[str, int], examples: dict[str, list[list[str]]]
     ) -> Manifest:
-        """Completes the files and writes the manifest beside them, last."""
+        """Completes the files and then writes the manifest next to them."""
         manifest = Manifest(
             name=name,
             kind="text" if self._dtype == TEXT_DTYPE else "tokens",
@@ -224,10 +224,10 @@ class StoreWriter:
 
 @contextmanager
 def writing_store(directory: Path, dtype: str) -> Iterator[StoreWriter]:
-    """A writer whose store appears as `directory` when the block ends well, and leaves nothing where it does not.
+    """A writer whose store appears as `directory` at the end of the block, unless the block raises.
 
-    `dtype` is that of the items: `TEXT_DTYPE` makes a text store, anything else one of tokens. One process at a time
-    may write a store; what an earlier one left half-written of it is removed.
+    `dtype` is the type of the items: `TEXT_DTYPE` makes a text store, any other a token store. Only one process at a
+    time may write a store; this removes what an earlier one left half-written.
     """
     temporary = directory.with_name(f".tmp-{directory.name}")
     shutil.rmtree(temporary, ignore_errors=True)

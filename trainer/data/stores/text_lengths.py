@@ -1,4 +1,4 @@
-"""Whether text, which is tokenised on the fly, has pairs that are short enough.
+"""Whether a text store, which is tokenised on the fly, has pairs that are short enough.
 
 Shape suffix: N pairs of a corpus.
 """
@@ -19,13 +19,13 @@ _LEAST_MEASURED = 64
 
 
 def measured_rows(num_pairs: int, share: float) -> IntArray:
-    """row_N of pairs that stand for a corpus of that share of the mixture: always the same, spread evenly over it."""
+    """row_N of the pairs to measure in a corpus with this share of the mixture: always the same, spread evenly."""
     count = min(num_pairs, max(_LEAST_MEASURED, round(_NUM_MEASURED * share)))
     return np.arange(count) * num_pairs // count
 
 
 def check_text_lengths(stores: Sequence[Store], data: DataConfig, encoder: PairEncoder) -> None:
-    """Raises UserError where the measured pairs of a text store are all too long."""
+    """Raises UserError if all measured pairs of a text store are too long."""
     sizes = [store.manifest.num_pairs for store in stores]
     shares = mixture_shares([corpus.weight for corpus in data.train], sizes, data.temperature)
     for corpus, (store, share) in enumerate(zip(stores, shares.tolist(), strict=True)):

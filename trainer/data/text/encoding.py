@@ -1,4 +1,4 @@
-"""From the text of sentence pairs to token ids: what the workers of preparation and of streaming do.
+"""From the text of sentence pairs to token ids, as the workers of preparation and of streaming do it.
 
 Shape suffixes: N pairs, L tokens of one side.
 """
@@ -16,7 +16,7 @@ from trainer.data.text.tokenizer import Tokenizer, TokenizerPair
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """The pairs that are short enough, and kept_N, over all pairs, which of them those are."""
+    """The pairs that are short enough; kept_N is true for them among all N pairs."""
 
     source: Side
     target: Side
@@ -24,14 +24,14 @@ class EncodedPairs:
 
 
 class PairEncoder:
-    """Encodes pairs, eos at each end, and leaves out those longer than `max_length` tokens (eos counted); picklable.
+    """Encodes pairs, with eos at each end, and leaves out those longer than `max_length` tokens (eos included).
 
-    With `sampling` (`tokenizer.sampling`) each sentence gets a segmentation drawn by its pair's seed alone, so that
-    neither blocks nor processes matter. Where the drawn one is too long, the best one is taken.
+    Can be pickled. With `sampling` (`tokenizer.sampling`) the segmentation of a sentence is drawn by its pair's seed
+    alone, so that neither blocks nor processes matter; if it is too long, the best one is taken instead.
     """
 
     def __init__(self, tokenizers: TokenizerPair, max_length: int, sampling: float | None = None) -> None:
-        """Raises UserError for tokenizers that cannot sample where they should."""
+        """Raises UserError if `sampling` is given and a tokenizer cannot sample."""
         if sampling is not None:
             tokenizers.source.check_sampling()
             tokenizers.target.check_sampling()
@@ -40,9 +40,9 @@ class PairEncoder:
     def encode(
         self, sources: Sequence[str | bytes], targets: Sequence[str | bytes], seed_N: NDArray[np.uint64] | None = None
     ) -> EncodedPairs:
-        """The pairs of N sources with N targets, in their order; `seed_N` is needed for sampling only."""
+        """The pairs of N sources and N targets, in their order; `seed_N` is needed only for sampling."""
         source = self._side(self._tokenizers.source, sources, seed_N)
-        # Another seed, or a sentence that is its own translation would be split alike on both sides.
+        # Another seed for the target: otherwise a sentence that is its own translation would be split alike.
         target = self._side(self._tokenizers.target, targets, None if seed_N is None else mix64(seed_N))
         kept_N = np.maximum(source.length_N, target.length_N) <= self._max_length
         if kept_N.all():

@@ -1,8 +1,8 @@
 """Segmentations of a text drawn at random: subword regularisation (Kudo 2018) and BPE-dropout (Provilkov et al. 2020).
 
-SentencePiece samples too, but its generator adds a salt of its own to the seed in every process, so that a resumed run
-or another worker would see other segmentations. These draw from Python's generator, whose numbers are promised to be
-the same everywhere.
+SentencePiece can sample as well, but its generator adds another salt to the seed in every process, so that a resumed
+run or another worker would see other segmentations. These functions draw from Python's generator, which gives the same
+numbers everywhere.
 """
 
 import math
@@ -19,17 +19,17 @@ Draw = Callable[[], float]
 """The next number of a generator, in [0, 1)."""
 
 _SPACE = "▁"
-# A longer run of characters without a place to cut is cut anyway, because the work grows with the square of it.
+# Longer text without a space is cut here, because the work grows with the square of a word's length.
 _MAX_WORD = 64
-# Some 60 MB of lattices; the most frequent words make up most of a text.
+# About 60 MB of lattices; the most frequent words make up most of a text.
 _CACHED_WORDS = 1 << 14
 _NEVER = -math.inf
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """What a SentencePiece model knows of its pieces: id and score of the normal ones, the user's symbols, and how
-    other characters are spelled (`byte_ids` is None without byte fallback)."""
+    """The pieces of a SentencePiece model: id and score of the normal ones, the user's symbols, and the ids that spell
+    other characters in bytes (`byte_ids`, None without byte fallback)."""
 
     id_of: dict[str, int]
     score_of: dict[str, float]
@@ -38,17 +38,17 @@ class Pieces:
     unk_id: int
 
     def spell(self, text: str) -> list[int]:
-        """The ids of a piece, or of what is none."""
+        """The ids of a piece, or of text that is no piece: its bytes or the unknown piece."""
         if (piece_id := self.id_of.get(text)) is not None:
             return [piece_id]
         return [self.byte_ids[byte] for byte in text.encode()] if self.byte_ids else [self.unk_id]
 
 
 class Segmenter:
-    """Draws segmentations of normalised text, word by word, as no piece reaches over the start of a word.
+    """Draws segmentations of normalised text, word by word, since no piece crosses the start of a word.
 
-    Unigram: a segmentation's probability is proportional to that of its pieces to the power `strength`. BPE: each
-    possible merge is left out with probability `strength`. The user's symbols are words.
+    Unigram: the probability of a segmentation is proportional to the product of its pieces' probabilities to the power
+    `strength`. BPE: each possible merge is left out with probability `strength`. The user's symbols are words.
     """
 
     def __init__(self, kind: Literal["unigram", "bpe"], pieces: Pieces, strength: float) -> None:
@@ -57,7 +57,7 @@ class Segmenter:
         self._words = _word_pattern(pieces)
 
     def draw(self, text: str, seed: int) -> list[int]:
-        """Ids of a segmentation, which depends on the text and the seed alone."""
+        """The ids of a segmentation, a function of the text and the seed alone."""
         draw = random.Random(seed).random
         ids: list[int] = []
         for word in self._words.findall(text):
@@ -78,12 +78,12 @@ def _word_pattern(pieces: Pieces) -> re.Pattern[str]:
 
 
 class _UnigramWords:
-    """Sums up the segmentations of each beginning of a word, once, and draws piece by piece from its end."""
+    """Sums the weights of the segmentations of each prefix of a word, once; draws piece by piece from its end."""
 
     def __init__(self, pieces: Pieces, alpha: float) -> None:
         self._spell, self._max_length = pieces.spell, max(map(len, pieces.id_of))
         self._log_weight_of = {piece: alpha * score for piece, score in pieces.score_of.items()}
-        # A character that is no piece, with the library's penalty.
+        # The weight of a character that is no piece, with the library's penalty.
         self._unknown_log_weight = min(self._log_weight_of.values()) - alpha * 10.0
         self._lattice = lru_cache(_CACHED_WORDS)(self._make_lattice)
 
@@ -98,7 +98,7 @@ class _UnigramWords:
         return [piece_id for ids in reversed(drawn) for piece_id in ids]
 
     def _make_lattice(self, word: str) -> list[tuple[list[float], list[int]]]:
-        """For each place in the word, of the pieces that may end there: bounds between their shares, and starts."""
+        """For each position: cumulative probabilities of the pieces that may end there, and their starts."""
         log_mass = [0.0]
         lattice: list[tuple[list[float], list[int]]] = [([], [])]
         for end in range(1, len(word) + 1):
@@ -107,11 +107,11 @@ class _UnigramWords:
             sums = list(accumulate([math.exp(log - highest) for log in logs]))
             log_mass.append(highest + math.log(sums[-1]))
             # Without the last bound, which rounding might put below a draw.
-            lattice.append(([part / sums[-1] for part in sums[:-1]], starts))
+            lattice.append(([total / sums[-1] for total in sums[:-1]], starts))
         return lattice
 
     def _ending_at(self, end: int, word: str, log_mass: list[float]) -> tuple[list[int], list[float]]:
-        """Where pieces that end there start, and the log of what segmentations with them at the end weigh."""
+        """Starts of the pieces that end at `end`, and the log-weight of all segmentations that finish with each."""
         starts, logs = [], []
         for start in range(max(0, end - self._max_length), end):
             log_weight = self._log_weight_of.get(word[start:end])
@@ -124,8 +124,8 @@ class _UnigramWords:
 
 
 class _BpeWords:
-    """Merges the neighbours with the best score first, the left ones where equal; what a draw leaves out stays apart
-    until one of the two is merged with its other neighbour."""
+    """Merges the neighbours with the best score first, of equal ones the left. A pair that a draw leaves out stays
+    apart until one of the two is merged with its other neighbour."""
 
     def __init__(self, pieces: Pieces, dropout: float) -> None:
         self._spell, self._score_of, self._dropout = pieces.spell, pieces.score_of, dropout

@@ -27,7 +27,7 @@ from trainer.data.text.sentences import Side
 from trainer.errors import UserError
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.source.model", "tokenizer.target.model")
-"""The models of a run or a model directory: the first alone, or the two others."""
+"""The file names of the models in a run or a model directory: the first alone, or the other two."""
 
 _JOINT, _SOURCE, _TARGET = TOKENIZER_FILES
 
@@ -40,7 +40,7 @@ _TRAINING_THREADS = 16
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """The ids that packing itself writes; bos is the target's."""
+    """The special ids that packing needs; `bos_id` is the target's."""
 
     source_pad_id: int
     target_pad_id: int
@@ -50,8 +50,8 @@ class SpecialIds:
 class Tokenizer:
     """A SentencePiece model with its special ids; can be pickled.
 
-    An existing model may lack bos or pad; they then get ids of their own after the last piece, so `vocab_size` can be
-    larger than the number of pieces. A model without eos is refused: a sentence could never end.
+    If an existing model lacks bos or pad, they get ids after the last piece, so `vocab_size` can be larger than the
+    number of pieces. A model without eos is refused, because no translation could end. `path` is for messages.
     """
 
     def __init__(self, model_bytes: bytes, path: str | os.PathLike[str] = "<memory>") -> None:
@@ -83,7 +83,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
-        """Reads a model file; UserError where it is missing, no model, or has no eos."""
+        """Reads a model file. Raises UserError if it cannot be read, is no model, or has no eos."""
         try:
             return cls(Path(path).read_bytes(), path)
         except OSError as error:
@@ -94,22 +94,22 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the model's bytes: equal exactly where every text gets equal ids."""
+        """SHA-256 of the model's bytes, as hexadecimal text."""
         return hashlib.sha256(self.model_bytes).hexdigest()
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """Ids of each line without bos and eos, on all cores; an empty or blank line gives an empty list."""
+        """Ids of each line without bos and eos, on all cores. An empty or blank line gives an empty list."""
         return self._processor.encode(list(lines), out_type=int, num_threads=os.cpu_count() or 1) if lines else []
 
     def encode_side(self, lines: Sequence[str | bytes]) -> Side:
-        """Ids (int32) of each line, eos at its end, on one thread; bytes are UTF-8."""
+        """Ids (int32) of each line with eos at its end, on one thread. Lines of bytes are UTF-8."""
         texts: Any = list(lines)
         return _side(self._processor.encode(texts, out_type="numpy", add_eos=True, num_threads=1))
 
     def sample_side(self, lines: Sequence[str | bytes], strength: float, seed_N: NDArray[np.uint64]) -> Side:
-        """Like `encode_side`, each line in a segmentation drawn by its own seed alone; user symbols are never split.
+        """Like `encode_side`, but each line in a segmentation drawn by its own seed alone; user symbols stay whole.
 
-        `strength` as in `tokenizer.sampling`. Raises UserError for a model that knows one segmentation only.
+        `strength` as in `tokenizer.sampling`. Raises UserError if the model knows only one segmentation.
         """
         segmenter = self._segmenter(strength)
         normalized: Any = self._processor.normalize(
@@ -119,7 +119,7 @@ class Tokenizer:
         return _side([np.array([*segmenter.draw(text, seed), self.eos_id], np.int32) for text, seed in draws])
 
     def check_sampling(self) -> None:
-        """Raises UserError for a model whose kind knows only one segmentation of a sentence."""
+        """Raises UserError if the model's kind has only one segmentation of a sentence."""
         if self._kind not in ("UNIGRAM", "BPE"):
             raise UserError(
                 f"`tokenizer.sampling` must be null with {self.path}, which is a {self._kind} model and knows only one "
@@ -127,12 +127,12 @@ class Tokenizer:
             )
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """Text of each sequence; special ids leave no trace in it."""
+        """The text of each sequence; special ids are left out."""
         num_pieces = self._processor.vocab_size()
         return [self._processor.decode([int(i) for i in sequence if i < num_pieces]) for sequence in ids]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The pieces that the ids stand for, as SentencePiece writes them: `▁` for a space, `<0xE2>` for a byte."""
+        """The pieces of the ids, as SentencePiece writes them: `▁` for a space, `<0xE2>` for a byte."""
         return [self._processor.id_to_piece(int(i)) for i in ids]
 
     @cached_property
@@ -173,14 +173,14 @@ def _side(sentences: list[NDArray[np.int32]]) -> Side:
 
 @dataclass(frozen=True)
 class TokenizerPair:
-    """The tokenizers of the two languages: one model for both, or one each."""
+    """The tokenizers of the two languages: the same model for both, or one for each."""
 
     source: Tokenizer
     target: Tokenizer
 
     @classmethod
     def load(cls, directory: Path) -> "TokenizerPair":
-        """The pair whose `files` lie in a directory. Raises UserError as `Tokenizer.load` does."""
+        """Reads the pair from its `files` in a directory. Raises UserError as `Tokenizer.load` does."""
         if (directory / _SOURCE).exists():
             return cls(Tokenizer.load(directory / _SOURCE), Tokenizer.load(directory / _TARGET))
         joint = Tokenizer.load(directory / _JOINT)
@@ -188,18 +188,18 @@ class TokenizerPair:
 
     @staticmethod
     def exists(directory: Path) -> bool:
-        """Whether a whole pair lies in a directory."""
+        """Whether a directory holds a complete pair."""
         joint, source, target = ((directory / name).exists() for name in TOKENIZER_FILES)
         return joint or (source and target)
 
     @property
     def joint(self) -> bool:
-        """Whether both sides have the same pieces."""
+        """Whether both languages have the same model."""
         return self.source.model_bytes == self.target.model_bytes
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the models' bytes."""
+        """SHA-256 over the models, as hexadecimal text: over the one model if it serves both languages."""
         models = (self.source,) if self.joint else (self.source, self.target)
         return hashlib.sha256("".join(model.fingerprint for model in models).encode()).hexdigest()
 
@@ -208,17 +208,17 @@ class TokenizerPair:
         return SpecialIds(self.source.pad_id, self.target.pad_id, self.target.bos_id)
 
     def files(self) -> dict[str, bytes]:
-        """The content of the pair's files by name, from which `load` makes it again."""
+        """The content of the pair's files by name, as `load` reads them."""
         if self.joint:
             return {_JOINT: self.source.model_bytes}
         return {_SOURCE: self.source.model_bytes, _TARGET: self.target.model_bytes}
 
 
 def train_tokenizer(lines: Iterator[str], config: TokenizerConfig, text: str = "the training data") -> Tokenizer:
-    """A new model over all `lines`: those of both sides where the vocabulary is joint.
+    """Trains a model on `lines`: those of both sides if the vocabulary is joint.
 
-    Deterministic on any number of cores. Raises UserError, which calls the lines `text`, where they allow no
-    vocabulary of `vocab_size`.
+    The result does not depend on the number of cores. Raises UserError if the lines, which it calls `text`, do not
+    allow a vocabulary of `vocab_size`.
     """
     model = io.BytesIO()
     try:
@@ -246,8 +246,10 @@ def train_tokenizer(lines: Iterator[str], config: TokenizerConfig, text: str = "
 
 @contextmanager
 def _ended_by_ctrl_c() -> Iterator[None]:
-    """The library returns to Python after minutes only, and no handler in Python would run before; the process has
-    nothing to clean up meanwhile."""
+    """Lets Ctrl-C end the process at once: Python's handlers would run only when the library returns, after minutes.
+
+    The process has nothing to clean up meanwhile.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
