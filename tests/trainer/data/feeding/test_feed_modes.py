@@ -239,7 +239,7 @@ def test_the_budget_is_estimated_from_what_is_drawn(tmp_path: Path) -> None:
 def test_the_other_mode_is_another_order(feeds: Feeds) -> None:
     with feeds.world(1) as world:
         state = world.state()
-        state["order"]["`data.mode`"] = "other"
+        state["order"]["mode"] = "other"
         with pytest.raises(UserError, match=r"`data\.mode` is (store|stream), but the checkpoint was made with other"):
             world.restored(state)
 
