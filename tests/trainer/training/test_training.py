@@ -198,7 +198,7 @@ def test_a_run_of_two_vocabularies_is_trained_resumed_averaged_and_used(runs: Ru
         assert ended.returncode == 0, ended.stderr
     assert len(ended.stdout.splitlines()) == 1
     for directory in (run, averaged):
-        assert {path.name for path in directory.glob("tokenizer*")} == names
+        assert {path.name for path in directory.glob("tokenizer*.model")} == names
 
 
 def test_another_configuration_in_the_same_directory_is_refused(runs: Runs) -> None:
