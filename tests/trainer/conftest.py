@@ -12,6 +12,7 @@ import torch
 from model.config import ModelConfig
 from model.transformer import Transformer
 from trainer.checkpoints.saver import Saver
+from trainer.checkpoints.trainer_document import TrainerDocument
 from trainer.configuration import reading as configuration
 from trainer.configuration.sections import CheckpointConfig, Config, RunConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
@@ -62,7 +63,10 @@ class TinyRun:
         return model
 
     def publish(self, step: int, model: Transformer, score: float | None = None) -> Path:
-        documents = {"trainer.json": {"num_updates": step, "score": score, "metric": "bleu"}, "lanes.json": {}}
+        document = TrainerDocument(
+            num_updates=step, progress={"score": score}, metric="bleu", tokenizer=self.tokenizers.fingerprint
+        )
+        documents = {"trainer.json": document.to_json(), "lanes.json": {}}
         saver = Saver(self.directory, SavingEngine(model), CheckpointConfig(keep_last=99), "bleu")  # type: ignore[arg-type]
         saver.begin(step, documents)
         return saver.finish().path

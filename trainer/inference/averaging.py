@@ -6,6 +6,7 @@ from torch import Tensor
 
 from trainer.checkpoints.directory import read_weights, verify
 from trainer.checkpoints.retention import best_first
+from trainer.checkpoints.trainer_document import TrainerDocument
 from trainer.configuration import reading as configuration
 from trainer.data.text.tokenizer import TokenizerPair
 from trainer.errors import UserError
@@ -25,7 +26,10 @@ def average(run_directory: Path, number: int, output: Path, best: bool = False) 
     checkpoints = list_checkpoints(run_directory)
     if best:
         checkpoints = best_first(checkpoints, config.evaluation.metric)[::-1]
-    weights = mean_weights(_choose(checkpoints, number, "best" if best else "last", run_directory))
+    chosen = _choose(checkpoints, number, "best" if best else "last", run_directory)
+    for checkpoint in chosen:
+        TrainerDocument.read(checkpoint).require_tokenizer(tokenizers.fingerprint, checkpoint)
+    weights = mean_weights(chosen)
     model = build_model(config, tokenizers)
     put_weights(model, weights, run_directory)
     save_model_directory(output, dict(model.named_parameters()), config, tokenizers)

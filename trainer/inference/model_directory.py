@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.transformer import Transformer
 from trainer.checkpoints.directory import newest_checkpoint, read_weights, verify
 from trainer.checkpoints.retention import best_first
+from trainer.checkpoints.trainer_document import TrainerDocument
 from trainer.configuration import reading as configuration
 from trainer.configuration.sections import Config
 from trainer.data.text.tokenizer import TokenizerPair
@@ -25,6 +26,8 @@ from trainer.engine.device import choose_device
 from trainer.errors import UserError
 from trainer.files import publish_folder
 from trainer.run_directory.layout import CHECKPOINTS, CONFIG, MANIFEST, WEIGHTS, list_checkpoints
+
+_TOKENIZER = "tokenizer"  # in the header of the weights: the fingerprint of the tokenizers
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def save_model_directory(
     try:
         temporary.mkdir(parents=True)
         fp32 = {name: weight.detach().to("cpu", torch.float32).contiguous() for name, weight in weights.items()}
-        save_file(fp32, temporary / WEIGHTS)
+        save_file(fp32, temporary / WEIGHTS, metadata={"format": "pt", _TOKENIZER: tokenizers.fingerprint})
         (temporary / CONFIG).write_text(configuration.dump(config), encoding="utf-8")
         for name, content in tokenizers.files().items():
             (temporary / name).write_bytes(content)
@@ -75,6 +78,10 @@ def load(path: Path, device: str = "auto") -> LoadedModel:
     home, checkpoint = _locate(path)
     config = configuration.load_resolved(home / CONFIG)
     tokenizers = TokenizerPair.load(home)
+    if checkpoint:
+        TrainerDocument.read(checkpoint).require_tokenizer(tokenizers.fingerprint, checkpoint)
+    else:
+        _require_tokenizer(home, tokenizers.fingerprint)
     place = choose_device(device, "the device", index=0)
     bf16 = place.type == "cuda" and config.engine.precision == "bf16"
     model = build_model(config, tokenizers, torch.bfloat16 if bf16 else torch.float32).eval()
@@ -136,6 +143,21 @@ def _best_checkpoint(run_directory: Path) -> Path:
         if not verify(checkpoint):
             return checkpoint
     return newest_checkpoint(run_directory)
+
+
+def _require_tokenizer(directory: Path, fingerprint: str) -> None:
+    """Raises UserError if the weights were saved with another tokenizer. Older files do not record it."""
+    path = directory / WEIGHTS
+    try:
+        with safe_open(path, framework="pt") as file:
+            recorded = (file.metadata() or {}).get(_TOKENIZER)
+    except (OSError, SafetensorError):
+        return  # reported when the weights are read
+    if recorded not in (None, fingerprint):
+        raise UserError(
+            f"the weights in {path} were trained with another tokenizer than the one next to them: bring that one "
+            "back, or export the model again."
+        )
 
 
 def _read_model_weights(path: Path) -> dict[str, Tensor]:

@@ -7,8 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.transformer import Transformer
-from tests.trainer.conftest import TinyRun
+from tests.trainer.conftest import TinyRun, sentences
+from trainer.data.config import TokenizerConfig
+from trainer.data.text.tokenizer import train_tokenizer
 from trainer.errors import UserError
+from trainer.inference.averaging import average
 from trainer.inference.model_directory import load, save_model_directory
 
 
@@ -129,3 +132,27 @@ def test_a_missing_device_is_told(tiny_run: TinyRun, monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match="the device is cuda, but torch finds no CUDA device"):
         load(output, "cuda")
     assert load(output, "auto").device == torch.device("cpu")
+
+
+def test_another_tokenizer_under_the_same_name_is_refused(tiny_run: TinyRun) -> None:
+    """Of the same size, so that nothing else would notice."""
+    model = tiny_run.model(seed=1)
+    output, checkpoint = saved(tiny_run, model), tiny_run.publish(10, model)
+    other = train_tokenizer(iter(sentences(200, seed=7)), TokenizerConfig(vocab_size=300)).model_bytes
+    assert other != tiny_run.tokenizers.source.model_bytes
+    for directory in (output, tiny_run.directory):
+        (directory / "tokenizer.model").write_bytes(other)
+    with pytest.raises(UserError, match=r"model\.safetensors were trained with another tokenizer"):
+        load(output, "cpu")
+    for path in (tiny_run.directory, checkpoint):
+        with pytest.raises(UserError, match=r"step-00000010 was made with another tokenizer"):
+            load(path, "cpu")
+    with pytest.raises(UserError, match=r"step-00000010 was made with another tokenizer"):
+        average(tiny_run.directory, 1, output.with_name("average"))
+
+
+def test_a_model_directory_of_before_is_loaded_without_that_check(tiny_run: TinyRun) -> None:
+    output = saved(tiny_run, tiny_run.model(seed=1))
+    weights = output / "model.safetensors"
+    save_file(load_file(weights), weights)
+    load(output, "cpu")
