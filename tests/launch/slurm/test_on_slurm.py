@@ -23,13 +23,15 @@ from trainer.run_directory.layout import checkpoint_step, list_checkpoints
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(patience(900)),
     pytest.mark.skipif(missing() is not None, reason=f"no run on SLURM was tried: {missing()}"),
 ]
 
 ROOT = Path(__file__).parents[3]
 README = ROOT / "slurm" / "README.md"
 FOR_EVER = 1_000_000
+# What a shell has inside a job; srun would refuse to start with it.
+INSIDE_A_JOB = {"SLURM_JOB_ID": "99", "SLURM_MEM_PER_CPU": "100", "SLURM_GPUS_PER_NODE": "2"}
 STEPS_ON_ONE_NODE = 20  # another number of processes rounds otherwise, and what it changes grows
 
 
@@ -64,13 +66,15 @@ class Runner:
         self.changes = ["engine.kind=zero2", "engine.precision=fp32", "checkpoint.every_steps=10"]
 
     def submit(self, nodes: int, max_steps: int) -> str:
-        """Gives the run to SLURM; the job's id."""
-        train = self.runs.command(self.name, *self.changes, f"run.max_steps={max_steps}", "tracking.wandb.mode=offline")
-        options = ["--profile", "local", "--nodes", f"{nodes}"]
-        command = [*train[:3], "submit", train[4], *train[7:], *options]
+        """Submits the run from inside another job. Returns the new job's id."""
+        changes = self.runs.changes(
+            self.name, *self.changes, f"run.max_steps={max_steps}", "tracking.wandb.mode=offline"
+        )
+        command = [sys.executable, "-m", "launch", "submit", str(self.runs.config), *changes, "--profile", "local"]
         told = subprocess.run(
-            command, env={**self.cluster.environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-            cwd=self.runs.folder, check=False,
+            [*command, "--nodes", f"{nodes}"],
+            env={**self.cluster.environment, "PYTHONPATH": str(ROOT), **INSIDE_A_JOB},
+            cwd=self.runs.folder, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert told.returncode == 0, told.stderr
         return told.stdout.split()[1].rstrip(":")
@@ -97,7 +101,7 @@ class Runner:
 
     def _wait(self, condition: Any, complaint: str) -> None:
         try:
-            wait_for(condition, 240, complaint)
+            wait_for(condition, patience(240), complaint)
         except TimeoutError as error:
             logs = "".join(path.read_text()[-4000:] for path in self.run.glob("slurm/job-*.log"))
             raise AssertionError(
