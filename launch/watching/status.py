@@ -110,38 +110,38 @@ class RunReader:
     @property
     def job_ids(self) -> list[str]:
         """The ids of the run's SLURM jobs, newest last."""
-        said = [record.get("job") for record in read_decisions(self._directory)]
-        said.append((read_state(self._directory) or {}).get("slurm_job"))
-        return [str(job) for job in said if job]
+        ids = [record.get("job") for record in read_decisions(self._directory)]
+        ids.append((read_state(self._directory) or {}).get("slurm_job"))
+        return [str(job) for job in ids if job]
 
     def read(self, jobs: Mapping[str, Job]) -> RunStatus:
         """The run as it stands now; `jobs` is what SLURM reports."""
         self._metrics.update()
-        now, said = time.time(), read_state(self._directory) or {}
-        beats = _heartbeats(self._directory, said)
+        now, reported = time.time(), read_state(self._directory) or {}
+        beats = _heartbeats(self._directory, reported)
         train, events = self._metrics.train or {}, self._metrics.events
         failures = causes(read_failures(self._directory), events)
         decisions = read_decisions(self._directory)
-        state, detail = _state(self._directory, said, beats, now)
+        state, detail = _state(self._directory, reported, beats, now)
         if state not in ("training", "starting"):
-            state, detail = state_before_training(decisions, said.get("started", 0.0), jobs) or (state, detail)
-        cause = next((failure for failure in failures if failure["time"] >= said.get("started", 0.0)), None)
+            state, detail = state_before_training(decisions, reported.get("started", 0.0), jobs) or (state, detail)
+        cause = next((failure for failure in failures if failure["time"] >= reported.get("started", 0.0)), None)
         if state == "failed" and cause and cause["rank"] != 0:
             detail = f"rank {cause['rank']}: {cause['error']}"
         checkpoint, failed_save = last_saves(self._directory, events)
         ids = [number for number in self.job_ids if number in jobs]
-        steps = [train.get("step", 0), said.get("step", 0), *(beat["step"] for beat in beats.values())]
+        steps = [train.get("step", 0), reported.get("step", 0), *(beat["step"] for beat in beats.values())]
         return RunStatus(
             run=str(self._directory),
             state=state,
             detail=detail,
-            started=said.get("started"),
-            last_alive=max([said.get("time", 0.0), *(beat["time"] for beat in beats.values())]) or None,
-            host=said.get("host"),
-            world_size=said.get("world_size"),
+            started=reported.get("started"),
+            last_alive=max([reported.get("time", 0.0), *(beat["time"] for beat in beats.values())]) or None,
+            host=reported.get("host"),
+            world_size=reported.get("world_size"),
             engine=next((event["engine"] for event in reversed(events) if "engine" in event), None),
             step=max(*steps, checkpoint.step if checkpoint else 0),
-            max_steps=said.get("max_steps"),
+            max_steps=reported.get("max_steps"),
             loss=train.get("loss"),
             nll=train.get("nll"),
             tokens_per_second=train.get("tokens_per_second"),
@@ -150,7 +150,7 @@ class RunReader:
             restarts=restarts(events, failures, decisions),
             checkpoint=checkpoint,
             failed_save=failed_save,
-            troubled_ranks=list(_troubles(said, beats, now)) if state == "training" else [],
+            troubled_ranks=list(_troubles(reported, beats, now)) if state == "training" else [],
             failures=failure_moments(failures[-_NUM_FAILURES:]),
             last_lines=_last_lines(self._directory, state, cause, beats, decisions),
             job=jobs[ids[-1]] if ids else None,
@@ -169,20 +169,20 @@ def read_all(readers: Sequence[RunReader]) -> list[RunStatus]:
     return [reader.read(jobs) for reader in readers]
 
 
-def _heartbeats(directory: Path, said: Record) -> dict[int, dict[str, Any]]:
+def _heartbeats(directory: Path, reported: Record) -> dict[int, dict[str, Any]]:
     """The heartbeats of the last start: an earlier one may have had more ranks."""
-    since, world_size = said.get("started", 0.0) - _SECONDS_TO_BE_SILENT, said.get("world_size", 0)
+    since, world_size = reported.get("started", 0.0) - _SECONDS_TO_BE_SILENT, reported.get("world_size", 0)
     return {r: b for r, b in read_heartbeats(directory).items() if r < world_size and b["time"] >= since}
 
 
-def _state(directory: Path, said: Record, beats: Mapping[int, Record], now: float) -> tuple[str, str]:
-    """The state of the run and more about it. `said` is the state that rank 0 wrote, which may have died since."""
+def _state(directory: Path, reported: Record, beats: Mapping[int, Record], now: float) -> tuple[str, str]:
+    """The state of the run and more about it. `reported` is the state that rank 0 wrote, which may have died since."""
     try:
-        owner, sees_locks = find_owner(directory), said.get("host") == socket.gethostname()
+        owner, sees_locks = find_owner(directory), reported.get("host") == socket.gethostname()
     except OSError:
         owner, sees_locks = None, False
-    state, reason = said.get("state"), said.get("reason")
-    is_its_own = owner == process_name(said.get("pid", 0), str(said.get("host")))
+    state, reason = reported.get("state"), reported.get("reason")
+    is_its_own = owner == process_name(reported.get("pid", 0), str(reported.get("host")))
     if owner is not None and (state in (None, "failed") or not is_its_own):
         return "starting", f"{owner} prepares the data or loads the model"
     if state is None:
@@ -195,13 +195,13 @@ def _state(directory: Path, said: Record, beats: Mapping[int, Record], now: floa
         return state, owner
     recent = any(now - beat["time"] < _SECONDS_TO_BE_SILENT for beat in beats.values())
     if recent and not sees_locks:
-        return state, f"process {said.get('pid')} on {said.get('host')}, whose lock cannot be seen from here"
+        return state, f"process {reported.get('pid')} on {reported.get('host')}, whose lock cannot be seen from here"
     return "died", "no process is left and none reported why; the same command resumes from the newest checkpoint"
 
 
-def _troubles(said: Record, beats: Mapping[int, Record], now: float) -> Iterator[str]:
+def _troubles(reported: Record, beats: Mapping[int, Record], now: float) -> Iterator[str]:
     """A sentence for each rank that is silent or makes no progress."""
-    for rank in range(said.get("world_size", 0)):
+    for rank in range(reported.get("world_size", 0)):
         beat = beats.get(rank)
         if beat is None:
             yield f"rank {rank} has no heartbeat"

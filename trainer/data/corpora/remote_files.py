@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import fsspec
-
 # Five tries of five seconds outlast a hiccup of the network and still end.
 _TRIES = 5
 _SECONDS_BETWEEN_TRIES = 5.0
@@ -25,6 +23,8 @@ def is_remote(path: str) -> bool:
 
 def check_protocol(address: str) -> None:
     """Asks no network; raises ImportError or ValueError for a protocol that cannot be spoken here."""
+    import fsspec  # here, because it takes a tenth of a second, and most corpora are local files
+
     fsspec.get_filesystem_class(address.split("://")[0])
 
 
@@ -66,6 +66,8 @@ def is_lasting(error: Exception) -> bool:
 
 
 def _file_system(address: str) -> tuple[Any, str]:
+    import fsspec
+
     return fsspec.core.url_to_fs(address, **(_http_options() if _is_http(address) else {}))
 
 
