@@ -41,9 +41,9 @@ from trainer.run_directory.rank_log import RankLog
 from trainer.run_directory.state import RunState
 from trainer.run_directory.stop_reason import RunOutcome, StopReason
 from trainer.run_directory.watchdog import Watchdog, end_process
-from trainer.training import rehearsal as memory
 from trainer.training.collaborators import Collaborators
 from trainer.training.loop import Loop
+from trainer.training.micro_batch_parts import num_parts, remember_parts
 from trainer.training.progress import Progress
 from trainer.training.schedule import schedule_warnings
 from trainer.training.stop_request import StopRequest
@@ -51,10 +51,10 @@ from trainer.training.validation import Validator
 
 
 def train(config: Config, give_up: Callable[[str], None] = end_process) -> StopReason:
-    """One process's part of training, from the newest checkpoint where there is one; why training ended.
+    """Runs this process's part of the training, resuming from the newest checkpoint if there is one.
 
-    The launcher's environment says which process this is. `give_up` is told why when this process hangs and must end
-    it. Raises UserError for the user's mistakes.
+    The launcher's environment says which process this is. `give_up` gets the reason if this process hangs, and must
+    end it. Returns why training ended. Raises UserError for the user's mistakes.
     """
     rank, world_size = rank_and_world_size()
     check_world_size(config.data, world_size)
@@ -80,7 +80,7 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> StopR
         except BaseException as error:
             state.failed(watchdog.step, error)
             if isinstance(error, OutOfMemory):
-                memory.remember_parts(config, 2 * memory.num_parts(config))
+                remember_parts(config, 2 * num_parts(config))
             raise
     processes.leave()
     return reason
@@ -88,7 +88,7 @@ def train(config: Config, give_up: Callable[[str], None] = end_process) -> StopR
 
 @dataclass(frozen=True)
 class _Signs:
-    """What a process shows of itself to whoever looks from outside."""
+    """What a process shows of itself to other programs and to people."""
 
     watchdog: Watchdog
     state: RunState
@@ -115,9 +115,8 @@ def _train(
         reporter.start(start_facts(engine.device, engine.world_size, num_parameters) if engine.rank == 0 else {})
         validator = _validator(config, prepared.tokenizers)
         go_back = partial(_go_back, config, engine)
-        num_parts = engine.gather(memory.num_parts(config))[0]
         collaborators = Collaborators(
-            engine, data, validator, reporter, stop, signs.watchdog, go_back, num_parts,
+            engine, data, validator, reporter, stop, signs.watchdog, go_back, engine.gather(num_parts(config))[0],
             vocab_size=prepared.tokenizers.target.vocab_size, tokenizer=prepared.tokenizers.fingerprint,
         )  # fmt: skip
         loop = Loop(config, collaborators, progress)
@@ -131,7 +130,7 @@ def _train(
         raise
     finally:
         reporter.close(outcome)
-    # Not after a failure: the other ranks would fail in their next collective before this one has said why it did.
+    # Not after a failure: the other ranks would fail in their next collective before this one has reported the cause.
     engine.close()
     return reason
 

@@ -1,4 +1,4 @@
-"""A tracker that cannot hurt training: it hands records to a daemon thread through a bounded queue."""
+"""A tracker that cannot slow or stop training: it passes records to a daemon thread through a bounded queue."""
 
 import queue
 import threading
@@ -14,13 +14,13 @@ Notify = Callable[[str], None]
 
 
 class Tracker(Protocol):
-    """A copy of the metrics elsewhere. No method raises; `log` does not block, `close` for a bounded time."""
+    """A copy of the metrics elsewhere. No method raises; `log` does not block, and `close` only for a bounded time."""
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Takes a record as it is written into `metrics.jsonl`."""
 
     def close(self, outcome: RunOutcome) -> None:
-        """Brings out what is left; an interrupted run is resumed later."""
+        """Writes what is left. An interrupted run is resumed later."""
 
 
 class NoTracker:
@@ -49,7 +49,7 @@ class Trackers:
 
 
 class Sink(Protocol):
-    """Where the tracker's thread brings records. Any method may be slow or raise; all but `abandon` run there."""
+    """Destination of the records. Every method but `abandon` runs on the tracker's thread and may block or raise."""
 
     def open(self) -> None: ...
 
@@ -58,17 +58,17 @@ class Sink(Protocol):
     def finish(self, outcome: RunOutcome) -> None: ...
 
     def confirm(self) -> None:
-        """Called after `finish` where no record was dropped and no write failed."""
+        """Called after `finish` if no record was dropped and no write failed."""
 
     def release(self) -> None:
         """Called last, whatever happened before."""
 
     def abandon(self) -> None:
-        """Makes the call under way end soon; comes from another thread."""
+        """Makes the call in progress end soon. Called from another thread."""
 
 
 class BackgroundTracker:
-    """Brings records to a sink on a daemon thread and shields training from it. `name` is how the user is told of it.
+    """Writes records to a sink on a daemon thread and shields training from it. Messages to the user begin with `name`.
 
     The thread ends after `max_errors` failed writes. `close` waits `close_seconds` for what is queued.
     """
@@ -109,18 +109,18 @@ class BackgroundTracker:
                 break
         self._thread.join(max(deadline - time.monotonic(), 0))
         if self._thread.is_alive():
-            self._leave_behind()
+            self._abandon()
         if self._num_dropped:
-            self._tell(f"missed {self._num_dropped} records that came too fast; metrics.jsonl has them all.")
+            self._report(f"missed {self._num_dropped} records that came too fast; metrics.jsonl has all of them.")
 
-    def _tell(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         self._notify(f"{self._name} {what}")
 
-    def _leave_behind(self) -> None:
+    def _abandon(self) -> None:
         self._abandoned = True
-        self._tell(f"did not finish within {self._close_seconds:g} s and is left behind; metrics.jsonl is complete.")
+        self._report(f"did not finish within {self._close_seconds:g} s and is abandoned; metrics.jsonl is complete.")
         self._sink.abandon()
-        # Lets the thread tidy up, so that nothing of wandb's waits or complains when the interpreter ends.
+        # Lets the thread clean up, so that nothing of wandb's waits or prints an error when the interpreter ends.
         self._thread.join(2)
 
     def _work(self) -> None:
@@ -131,7 +131,7 @@ class BackgroundTracker:
                 self._sink.confirm()
         except Exception as error:
             if not self._abandoned:
-                self._tell(f"is off for the rest of this run ({error_line(error)}); metrics.jsonl goes on.")
+                self._report(f"is off for the rest of this run ({error_line(error)}); metrics.jsonl has all records.")
         finally:
             with suppress(Exception):
                 self._sink.release()

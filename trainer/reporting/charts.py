@@ -1,4 +1,4 @@
-"""The numbers of a record as trackers draw them."""
+"""The numbers of a record under the names of a tracker's charts."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -9,7 +9,7 @@ COMMIT_FILE, CHANGES_FILE = "commit.txt", "uncommitted.diff"
 
 
 def git(folder: Path, *words: str, seconds: float | None = None) -> str | None:
-    """What git says in `folder`; None without git, or where it refuses or takes longer than `seconds`."""
+    """The output of git in `folder`; None if there is no git, or it fails or takes longer than `seconds`."""
     command = ["git", "-C", str(folder), *words]
     try:
         return subprocess.run(

@@ -133,7 +133,7 @@ class Console:
 
 
 class _Bar(Progress):
-    """The bar, and below it the current numbers, which would not fit beside it."""
+    """The bar, and below it the current numbers, which would not fit on the same line."""
 
     numbers = ""
 
@@ -213,7 +213,7 @@ def perplexity(nll: float) -> float:
 
 
 def duration(seconds: float) -> str:
-    """HH:MM:SS; more than a day goes on counting hours."""
+    """HH:MM:SS, with more than 24 hours if it is longer than a day."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02d}:{minutes:02d}:{rest:02d}"

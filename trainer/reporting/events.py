@@ -5,7 +5,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 
 class Event(StrEnum):
-    """The name of every event; `detail` says more to a person."""
+    """The name of every event; `detail` explains it to a person."""
 
     STARTED = "started"
     RESUMED = "resumed"

@@ -13,7 +13,7 @@ from trainer.run_directory.stop_reason import RunOutcome, StopReason
 
 
 class Reporter:
-    """Takes what happened and shows it everywhere. On ranks other than 0 (`metrics` is None) it does nothing."""
+    """Records what happened and shows it. On ranks other than 0 (`metrics` is None) it does nothing."""
 
     def __init__(
         self, facts: RunFacts, console: Console, metrics: MetricsFile | None = None, tracker: Tracker | None = None
@@ -45,7 +45,7 @@ class Reporter:
         self._console.message(f"step {step}: {event}: {detail}")
 
     def saved(self, step: int, path: Path, best: bool) -> None:
-        """A checkpoint is published; `best` says that none had a better score."""
+        """A checkpoint is published; `best`: none had a better score."""
         self.event(step, Event.SAVED, str(path), path=str(path), best=best)
 
     def updated(self, step: int, path: Path, best: bool) -> None:
@@ -54,11 +54,11 @@ class Reporter:
             self._event(step, Event.BEST, {"detail": str(path), "path": str(path), "best": True})
 
     def failed(self, step: int, reason: str) -> None:
-        """Training ends here; whoever started it is told by other ways."""
+        """Records the failure in the metrics only; the user sees it as the command's error."""
         self._event(step, Event.FAILED, {"detail": reason})
 
     def rolled_back(self, step: int, detail: str) -> None:
-        """The run stands at `step` again, and makes the steps after it anew."""
+        """The run is back at `step` and repeats the steps after it."""
         if self._metrics:
             self._metrics.drop_after(step)
         self.event(step, Event.ROLLED_BACK, detail)
@@ -69,7 +69,7 @@ class Reporter:
         self._console.finish(step, self._facts, best, reason)
 
     def close(self, outcome: RunOutcome) -> None:
-        """Takes the bar down and lets the tracker bring out what it still has, for a bounded time."""
+        """Removes the bar and lets the tracker write what it still has, for a bounded time."""
         self._console.__exit__(None, None, None)
         self._tracker.close(outcome)
         if self._metrics:

@@ -1,4 +1,4 @@
-"""What a start ran on and with: enough to say, a year later, where a number came from. No secrets, no environment."""
+"""What a start ran on and with, enough to find out later where a number came from. No secrets, no environment."""
 
 import importlib.metadata
 import os

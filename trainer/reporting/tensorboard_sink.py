@@ -12,7 +12,7 @@ from trainer.run_directory.stop_reason import RunOutcome
 
 
 def require_tensorboard() -> None:
-    """Raises UserError where the package is not installed."""
+    """Raises UserError if the package is not installed."""
     if find_spec("tensorboard") is None:
         raise UserError(
             "`tracking.tensorboard` is true, but the package tensorboard is not installed: "
@@ -21,7 +21,7 @@ def require_tensorboard() -> None:
 
 
 class TensorBoardSink:
-    """Steps after `start_step` that an earlier start has drawn are taken out: this one makes them again."""
+    """Removes the steps after `start_step` that an earlier start has drawn: this one repeats them."""
 
     def __init__(self, run_directory: Path, start_step: int) -> None:
         self._directory, self._start_step = run_directory / TENSORBOARD, start_step

@@ -1,7 +1,7 @@
 """Mirrors a run's metrics to Weights & Biases; the only file that knows `wandb`.
 
-W&B may never stop or slow training: `metrics.jsonl` is the truth, this is a copy. So everything of `wandb`, its import
-included, happens on a daemon thread behind a bounded queue; what does not fit is dropped, what fails is told once.
+W&B must never stop or slow training: `metrics.jsonl` is the truth, this is a copy. So everything of `wandb`, its import
+included, happens on a daemon thread behind a bounded queue: what does not fit is dropped, what fails is reported once.
 """
 
 import netrc
@@ -29,8 +29,8 @@ from trainer.run_directory.stop_reason import RunOutcome
 
 _MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 _TRUE = ("true", "1", "yes", "on")
-LEAST_FREE_BYTES = 64 * 1024  # what W&B may have in hand between two records
-# Events that somebody wants to hear of at once, and how much they matter to W&B.
+LEAST_FREE_BYTES = 64 * 1024  # what W&B may still have to write between two records
+# Events that someone wants to know of at once, with their level in W&B.
 ALERTS = {Event.ROLLED_BACK: "WARN", Event.SAVE_FAILED: "WARN", Event.FAILED: "ERROR", Event.ENDED: "INFO"}
 
 
@@ -76,20 +76,20 @@ def _has_credentials() -> bool:
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
     for path in [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]:
-        # Missing, unreadable, not text, no home directory: whatever it is, there is no key and training goes on.
+        # Missing, unreadable, not text, no home directory: in every case there is no key, and training continues.
         with suppress(Exception):
             return netrc.netrc(Path(path).expanduser()).authenticators(host) is not None
     return False
 
 
 class WandbSink:
-    """One W&B run per run directory: its id lies in `wandb_id`, so that a resumed run continues the same charts.
+    """One W&B run per run directory: its id is in `wandb_id`, so that a resumed run continues the same charts.
 
-    W&B writes to disk every 15 s only, so a killed start loses records. A start that ended with every record brought
-    out leaves `wandb_complete`; where it is missing, the next start first brings all of `metrics.jsonl` again: points
-    that are there twice lie on each other.
+    W&B writes to disk only every 15 s, so a killed start loses records. A start that ended with every record written
+    leaves `wandb_complete`. If that is missing, the next start first sends all of `metrics.jsonl` again: points that
+    exist twice coincide.
 
-    A server that has not answered after `init_seconds` is given up.
+    The sink stops waiting for a server that has not answered after `init_seconds`.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class WandbSink:
         self._marker.unlink(missing_ok=True)
 
     def open(self) -> None:
-        """Falls back to an offline run where the server does not answer."""
+        """Falls back to an offline run if the server does not answer."""
         self._connect()
         if self._past_bytes and not self._was_complete:
             for record in read_metrics(metrics_path(self._directory), self._past_bytes):
@@ -144,7 +144,7 @@ class WandbSink:
         self._notify(f"W&B: offline; to upload: {sync_command(self._directory)}")
 
     def write(self, record: Mapping[str, Any]) -> None:
-        self._look_at_the_disk()
+        self._check_disk()
         self._log(record)
         if record["kind"] != "event":
             return
@@ -180,19 +180,19 @@ class WandbSink:
         self._run.finish(exit_code=0 if outcome is RunOutcome.FINISHED else 1)
 
     def confirm(self) -> None:
-        self._look_at_the_disk()
+        self._check_disk()
         if not self._disk_was_full:
             self._marker.touch()
 
-    def _look_at_the_disk(self) -> None:
-        """W&B loses records on a full disk without a word, so what it says at the end is then not believed."""
+    def _check_disk(self) -> None:
+        """W&B drops records silently when the disk is full, so a clean finish is not trusted in that case."""
         folder = self._directory / WANDB
-        if self._disk_was_full or not folder.exists():  # W&B takes another one where it may not write
+        if self._disk_was_full or not folder.exists():  # W&B uses another one if it may not write
             return
         disk = os.statvfs(folder)
         if disk.f_bavail * disk.f_frsize < LEAST_FREE_BYTES:
             self._disk_was_full = True
-            self._notify(f"W&B: the disk of {folder} is full; the next start brings all again.")
+            self._notify(f"W&B: the disk of {folder} is full; the next start sends all records again.")
 
     def release(self) -> None:
         import wandb
@@ -251,7 +251,7 @@ class WandbSink:
 
 
 def sync_command(run_directory: Path) -> str:
-    """The shell command that uploads what lies on disk, of starts that lost the server on their way too."""
+    """The shell command that uploads what is on disk, also of starts that lost the server."""
     return f"cd {shlex.quote(str(run_directory.resolve()))} && wandb sync --include-online --yes"
 
 

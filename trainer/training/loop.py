@@ -23,10 +23,11 @@ from trainer.reporting.step_meter import StepMeter, count_cells
 from trainer.run_directory.layout import LANES_DOCUMENT, TRAINER_DOCUMENT
 from trainer.run_directory.stop_reason import StopReason
 from trainer.training.collaborators import Collaborators
-from trainer.training.loss_spikes import LossWatch
+from trainer.training.loss_spikes import LossSpikes
+from trainer.training.micro_batch_parts import in_parts
 from trainer.training.objective import training_loss
 from trainer.training.progress import Progress
-from trainer.training.rehearsal import in_parts, rehearse
+from trainer.training.rehearsal import rehearse
 from trainer.training.schedule import learning_rate
 from trainer.training.validation import CutShort
 
@@ -41,7 +42,7 @@ class Loop:
         self._watchdog, self._go_back = collaborators.watchdog, collaborators.go_back
         self._num_parts, self._num_splits = collaborators.num_parts, 0
         self._tokenizer = collaborators.tokenizer
-        self._losses = LossWatch(config.bad_steps.spike_threshold, progress.recent_losses)
+        self._losses = LossSpikes(config.bad_steps.spike_threshold, progress.recent_losses)
         self._loss = training_loss(config.optimizer.label_smoothing, self.engine.device)
         self._peak_flops = peak_flops(self.engine.device)
         self._flops = partial(step_flops, config.model, collaborators.vocab_size)
@@ -176,7 +177,7 @@ class Loop:
             self._diverged()
         progress.bad_steps, progress.rollbacks = 0, rollbacks + 1
         progress.lr_scale = self.progress.lr_scale * self.config.bad_steps.lr_factor
-        self._losses = LossWatch(self.config.bad_steps.spike_threshold, progress.recent_losses)
+        self._losses = LossSpikes(self.config.bad_steps.spike_threshold, progress.recent_losses)
         self.progress = progress
         self._saving.forget()
         self._meter = StepMeter(progress.step, self.config.run.max_steps, self._peak_flops)

@@ -1,4 +1,4 @@
-"""What loss is too high to learn from: a bound from the steps before."""
+"""Which loss is too high to learn from: a bound computed from the losses of the steps before."""
 
 import statistics
 from collections import deque
@@ -9,8 +9,8 @@ _LEAST = 20  # steps before there is a bound
 _NORMAL = 1.4826  # median absolute deviation to standard deviation, of a normal distribution
 
 
-class LossWatch:
-    """Keeps the losses of the last steps that were applied; of `threshold` None there is never a bound."""
+class LossSpikes:
+    """Keeps the losses of the last steps that were applied. With `threshold` None there is no bound."""
 
     def __init__(self, threshold: float | None, losses: Iterable[float] = ()) -> None:
         self._threshold = threshold
@@ -18,7 +18,7 @@ class LossWatch:
 
     @property
     def losses(self) -> list[float]:
-        """What a resumed run needs to come to the same verdicts."""
+        """What a resumed run needs to find the same spikes."""
         return list(self._losses) if self._threshold is not None else []
 
     def bound(self) -> float | None:
@@ -30,5 +30,5 @@ class LossWatch:
         return median + self._threshold * _NORMAL * deviation
 
     def add(self, loss: float) -> None:
-        """Takes note of a step that was applied."""
+        """Records the loss of a step that was applied."""
         self._losses.append(loss)

@@ -1,4 +1,4 @@
-"""The digest of a growing file says what a full reading says."""
+"""The digest of a growing file equals that of a full reading."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def valid(step: int, name: str = "news") -> dict[str, Any]:
     return {"kind": "valid", "step": step, "name": name, "bleu": float(step)}
 
 
-def test_what_is_added_is_read_and_a_rewritten_file_is_read_anew(tmp_path: Path) -> None:
+def test_what_is_added_is_read_and_a_rewritten_file_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     digest = MetricsDigest(path)
     digest.update()

@@ -16,14 +16,14 @@ def train(step: int, loss: float) -> dict[str, Any]:
 
 
 def start(run: Path, start_step: int, records: list[dict[str, Any]]) -> list[str]:
-    told: list[str] = []
+    messages: list[str] = []
     tracker = Trackers(
-        NoTracker(), BackgroundTracker(TensorBoardSink(run, start_step), told.append, name="TensorBoard")
+        NoTracker(), BackgroundTracker(TensorBoardSink(run, start_step), messages.append, name="TensorBoard")
     )
     for record in records:
         tracker.log(record)
     tracker.close("finished")
-    return told
+    return messages
 
 
 def test_a_resumed_run_draws_each_step_once(tmp_path: Path) -> None:
@@ -40,10 +40,10 @@ def test_a_resumed_run_draws_each_step_once(tmp_path: Path) -> None:
     assert found.Tags()["tensors"] == ["valid/val/samples/text_summary"]
 
 
-def test_what_keeps_it_from_writing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_keeps_it_from_writing_is_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tensorboard").write_text("in the way of its folder")
-    (told,) = start(tmp_path, 0, [train(step, 1.0) for step in range(10)])
-    assert told.startswith("TensorBoard is off for the rest of this run")
+    (messages,) = start(tmp_path, 0, [train(step, 1.0) for step in range(10)])
+    assert messages.startswith("TensorBoard is off for the rest of this run")
     require_tensorboard()
     monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install tensorboard"):

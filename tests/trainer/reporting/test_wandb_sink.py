@@ -72,9 +72,9 @@ def uncaught(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_records_arrive_in_order_and_the_outcome_last() -> None:
-    told: list[str] = []
+    messages: list[str] = []
     sink = RecordingSink()
-    tracker = BackgroundTracker(sink, told.append)
+    tracker = BackgroundTracker(sink, messages.append)
     for step in range(100):
         tracker.log({"step": step})
     tracker.close(RunOutcome.INTERRUPTED)
@@ -86,21 +86,21 @@ def test_records_arrive_in_order_and_the_outcome_last() -> None:
         ("confirm", None),
         ("release", None),
     ]
-    assert told == []
+    assert messages == []
 
 
 @pytest.mark.parametrize("fails", [("open",), ("write",), ("finish",), ("finish", "release"), ("open", "release")])
-def test_what_fails_is_told_once_and_never_escapes(fails: tuple[str, ...], uncaught: list[Any]) -> None:
-    told: list[str] = []
+def test_what_fails_is_messages_once_and_never_escapes(fails: tuple[str, ...], uncaught: list[Any]) -> None:
+    messages: list[str] = []
     sink = RecordingSink(fails)
-    tracker = BackgroundTracker(sink, told.append, max_errors=3)
+    tracker = BackgroundTracker(sink, messages.append, max_errors=3)
     for step in range(20):
         tracker.log({"step": step})
     tracker.close(RunOutcome.FINISHED)
     tracker.log({"step": 21})
     assert uncaught == []
-    assert len(told) == 1
-    assert f"{fails[0]} fails" in told[0]
+    assert len(messages) == 1
+    assert f"{fails[0]} fails" in messages[0]
     assert sink.calls[-1] == ("release", None)
     if fails == ("write",):
         assert [name for name, _ in sink.calls].count("write") == 3
@@ -108,27 +108,27 @@ def test_what_fails_is_told_once_and_never_escapes(fails: tuple[str, ...], uncau
 
 @pytest.mark.parametrize("blocks", ["open", "write", "finish"])
 def test_a_sink_that_stands_still_is_left_behind(blocks: str, uncaught: list[Any]) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     sink = RecordingSink(blocks=(blocks,))
-    tracker = BackgroundTracker(sink, told.append, close_seconds=0.5, queue_size=10)
+    tracker = BackgroundTracker(sink, messages.append, close_seconds=0.5, queue_size=10)
     tracker.log({"step": 0})
     start = time.monotonic()
     tracker.close(RunOutcome.FINISHED)
     assert 0.5 <= time.monotonic() - start < 2
-    assert len(told) == 1
-    assert "left behind" in told[0]
+    assert len(messages) == 1
+    assert "abandoned" in messages[0]
     assert sink.calls[-1] == ("release", None)
     assert uncaught == []
 
 
 def test_a_full_queue_drops_and_says_how_many() -> None:
-    told: list[str] = []
+    messages: list[str] = []
     sink = RecordingSink(blocks=("open",))
-    tracker = BackgroundTracker(sink, told.append, close_seconds=0.3, queue_size=10)
+    tracker = BackgroundTracker(sink, messages.append, close_seconds=0.3, queue_size=10)
     for step in range(50):
         tracker.log({"step": step})
     tracker.close(RunOutcome.FINISHED)
-    assert "40 records" in told[-1]
+    assert "40 records" in messages[-1]
     assert ("confirm", None) not in sink.calls
 
 
@@ -226,7 +226,7 @@ def child():
     return [int(pid) for t in Path("/proc/self/task").iterdir() for pid in (t / "children").read_text().split()][0]
 
 run, mode, close_seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-tell = lambda text: note(told=text)
+tell = lambda text: note(messages=text)
 config = {"model": {"d_model": 8}}
 sink = WandbSink(run, WandbConfig(), config, online=mode == "online", notify=tell, init_seconds=6)
 tracker = BackgroundTracker(sink, tell, close_seconds=close_seconds)
@@ -244,7 +244,7 @@ def close(outcome):
 
 
 class Outcome:
-    """What a program printed (its `note`s, merged; all it told), and how long it lived, in seconds."""
+    """What a program printed (its `note`s, merged; all it messages), and how long it lived, in seconds."""
 
     def __init__(self, run: Path, body: str, mode: str = "offline", close_seconds: float = 30, **environ: str) -> None:
         run.mkdir(exist_ok=True)
@@ -259,7 +259,7 @@ class Outcome:
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
         notes = [json.loads(line) for line in done.stdout.splitlines()]
-        self.told = [note["told"] for note in notes if "told" in note]
+        self.messages = [note["messages"] for note in notes if "messages" in note]
         self.notes = {key: value for note in notes for key, value in note.items()}
 
 
@@ -271,7 +271,7 @@ def test_an_offline_run_holds_every_record_and_goes_on_under_its_id(tmp_path: Pa
     run = tmp_path / "run"
     outcome = Outcome(run, LOG_AND_FINISH.format(900))
     assert history(run) == [{"step": step, "train/loss": step / 2} for step in range(900)]
-    assert any(f"cd {run} && wandb sync" in line for line in outcome.told)
+    assert any(f"cd {run} && wandb sync" in line for line in outcome.messages)
     run_id = (run / "wandb_id").read_text().strip()
     Outcome(run, LOG_AND_FINISH.format(5).replace("finished", "interrupted"))
     pieces = sorted(run.glob("wandb/offline-run-*/*.wandb"))
@@ -416,7 +416,7 @@ def test_a_full_disk_in_its_folder_costs_nothing(tmp_path: Path) -> None:
     assert len(read_metrics(metrics_path(tmp_path / "run"))) == 5000
     assert outcome.notes["slow_log"] < 0.005
     assert outcome.notes["closing"] < 15
-    assert len([line for line in outcome.told if "is full" in line]) == 1
+    assert len([line for line in outcome.messages if "is full" in line]) == 1
     # The next start, with room again, brings everything.
     Outcome(tmp_path / "run", RECORD + "record(5001)\nclose('finished')")
     assert {row["step"] for row in history(tmp_path / "run")} == set(range(1, 5002))
@@ -438,7 +438,7 @@ def test_a_server_that_never_answers_costs_nothing(tmp_path: Path, silent_server
     assert outcome.notes["slow_log"] < 0.005
     assert outcome.notes["closing"] < 10
     assert outcome.seconds < 30
-    assert any("left behind" in line for line in outcome.told)
+    assert any("abandoned" in line for line in outcome.messages)
 
 
 @pytest.mark.slow
@@ -449,7 +449,7 @@ def test_where_the_server_cannot_be_had_the_run_is_offline(tmp_path: Path, envir
     outcome = Outcome(
         tmp_path / "run", LOG_AND_FINISH.format(50), "online", close_seconds=60, WANDB_BASE_URL=address, **environ
     )
-    assert "W&B cannot be reached" in outcome.told[0]
+    assert "W&B cannot be reached" in outcome.messages[0]
     assert [row["step"] for row in history(tmp_path / "run")] == [*range(50)]
     assert outcome.notes["slow_log"] < 0.005
 
@@ -467,7 +467,7 @@ close('finished')
     outcome = Outcome(tmp_path / "run", body)
     assert outcome.notes["slow_log"] < 0.005
     assert outcome.notes["closing"] < 10
-    assert [line for line in outcome.told if "W&B is off" in line] == outcome.told[-1:]
+    assert [line for line in outcome.messages if "W&B is off" in line] == outcome.messages[-1:]
 
 
 @pytest.mark.slow
@@ -481,7 +481,7 @@ log(1)
 close('finished')
 """
     outcome = Outcome(tmp_path / "run", body, close_seconds=1)
-    assert "left behind" in outcome.told[-1]
+    assert "abandoned" in outcome.messages[-1]
     assert outcome.seconds < 30
 
 
@@ -496,4 +496,4 @@ time.sleep(0.5)
 """
     outcome = Outcome(tmp_path / "run", body)
     assert len(history(tmp_path / "run")) == 10
-    assert not re.search("W&B is off", " ".join(outcome.told))
+    assert not re.search("W&B is off", " ".join(outcome.messages))

@@ -1,4 +1,4 @@
-"""What the loop decides between steps, with an engine that says what the test wants it to say."""
+"""What the loop decides between steps, with an engine that does as the test wants."""
 
 import dataclasses
 from pathlib import Path
@@ -142,18 +142,18 @@ def test_before_the_first_step_the_largest_micro_batch_is_rehearsed(tmp_path: Pa
     assert len(engine.rehearsed) == 4, "a run that has ended"
 
 
-def test_a_shortage_of_memory_is_told_now_and_then(tmp_path: Path) -> None:
+def test_a_shortage_of_memory_is_found_now_and_then(tmp_path: Path) -> None:
     engine = FakeEngine()
     whole = engine.step
     engine.step = lambda *arguments: dataclasses.replace(whole(*arguments), num_splits=3)  # type: ignore[method-assign]
     loop = make_loop(tmp_path, engine)
     loop.run()
-    told = [(step, detail) for step, event, detail in events(loop) if event == "out of memory"]
-    assert [step for step, _ in told] == [1, 2, 4]
-    assert told[0][1].startswith("3 micro-batches")
+    found = [(step, detail) for step, event, detail in events(loop) if event == "out of memory"]
+    assert [step for step, _ in found] == [1, 2, 4]
+    assert found[0][1].startswith("3 micro-batches")
 
 
-def test_a_skipped_step_is_told_and_does_not_advance_the_rate(tmp_path: Path) -> None:
+def test_a_skipped_step_is_found_and_does_not_advance_the_rate(tmp_path: Path) -> None:
     engine = FakeEngine(skipped={3})
     loop = make_loop(tmp_path, engine)
     loop.run()
@@ -162,7 +162,7 @@ def test_a_skipped_step_is_told_and_does_not_advance_the_rate(tmp_path: Path) ->
     assert engine.rates[4] > engine.rates[3]
 
 
-def test_a_run_that_only_skips_ends_with_a_verdict(tmp_path: Path) -> None:
+def test_a_run_that_only_skips_ends_with_a_sentence(tmp_path: Path) -> None:
     loop = make_loop(tmp_path, FakeEngine(skipped=set(range(1, 100))), max_steps=50)
     with pytest.raises(UserError, match=r"diverged: 20 steps in a row up to step 20 .* after 0 rollbacks"):
         loop.run()

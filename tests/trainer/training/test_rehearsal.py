@@ -13,7 +13,8 @@ from trainer.data.feeding.packing import MicroBatch, pack
 from trainer.data.text.sentences import Side
 from trainer.data.text.tokenizer import SpecialIds
 from trainer.errors import OutOfMemory, UserError
-from trainer.training.rehearsal import MAX_PARTS, in_parts, num_parts, rehearse, remember_parts
+from trainer.training.micro_batch_parts import MAX_PARTS, in_parts, num_parts, remember_parts
+from trainer.training.rehearsal import rehearse
 
 MAX_TOKENS, LENGTH = 256, 8
 
@@ -84,7 +85,7 @@ def test_what_ran_out_of_memory_is_remembered_for_its_budget(config: Config) -> 
     assert num_parts(smaller) == 1
     (Path(config.run.directory) / "memory.json").write_text("{")
     assert num_parts(config) == 1
-    with pytest.raises(UserError, match="something else must take it"):
+    with pytest.raises(UserError, match="find out what else takes memory"):
         remember_parts(config, 2 * MAX_PARTS)
 
 
