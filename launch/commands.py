@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from launch.failure import Failure, explain
 from launch.processes.inference_threads import prepare_inference
-from trainer.configuration.sections import Config
+from trainer.configuration.sections import Config, EvaluationConfig
 from trainer.errors import OutOfMemory, UserError
 
 
@@ -46,6 +46,10 @@ def train(options: Namespace) -> int:
 
     check_world_size(config.data, processes)
     check_text(config.data, config.tokenizer, config.run.directory)
+    if config.evaluation.tokenize != EvaluationConfig.tokenize:
+        from trainer.inference.scoring import check_tokenize
+
+        check_tokenize(config.evaluation.tokenize)
     if processes == 1:
         return _until_it_ends(lambda: _train_here(config))
     # Here and not in a worker: the other ranks would wait in a collective, which has a time limit.
@@ -171,16 +175,32 @@ def evaluate(options: Namespace) -> int:
     if (options.model is None) != (options.source is None):
         raise UserError("--source is the text that MODEL translates: `dragoman evaluate` needs both or neither.")
     prepare_inference()
-    from trainer.inference.scoring import check_counts, read_lines, score
+    from trainer.inference.scoring import (
+        DEFAULT_TOKENIZE,
+        check_counts,
+        check_tokenize,
+        read_lines,
+        score,
+        tokenize_warning,
+    )
 
+    tokenize = options.tokenize or DEFAULT_TOKENIZE
+    check_tokenize(tokenize)
     references = [read_lines(name) for name in options.reference]
     if options.hypothesis is not None:
         hypotheses = read_lines(options.hypothesis)
     else:
         source = read_lines(options.source)
         check_counts(len(source), references)  # before minutes of translation
-        hypotheses = list(_translations(options, source))
-    scores = score(hypotheses, references)
+        from trainer.inference.translation import load_translator
+
+        translator = load_translator(Path(options.model), options.device)
+        tokenize = options.tokenize or translator.decoding.tokenize
+        check_tokenize(tokenize)
+        hypotheses = list(translator.translate_stream(source, options.beam_size, options.length_penalty))
+    if warning := tokenize_warning(tokenize, (line for reference in references for line in reference)):
+        print(f"dragoman: {warning}", file=sys.stderr)
+    scores = score(hypotheses, references, tokenize)
     if options.json:
         print(json.dumps(asdict(scores)))
     else:

@@ -2,10 +2,11 @@
 
 import argparse
 from collections.abc import Callable
-from typing import NoReturn, TypeAlias
+from typing import NoReturn, TypeAlias, get_args
 
 from launch import commands
 from launch.argument_types import count, file_path, job, natural, seconds
+from trainer.configuration.sections import BleuTokenizer
 from trainer.errors import UserError
 
 DESCRIPTION = """\
@@ -222,6 +223,13 @@ examples:
         action="extend",
         required=True,
         help="one or more reference translations of the source",
+    )
+    parser.add_argument(
+        "--tokenize",
+        metavar="NAME",
+        choices=get_args(BleuTokenizer),
+        help=f"how BLEU splits text into words: {', '.join(get_args(BleuTokenizer))}; zh, ja-mecab, char or flores200 "
+        "for languages without spaces (default: the model's setting, or 13a)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     _add_decoding(parser)

@@ -17,7 +17,7 @@ from launch.slurm.restarts import read_decisions, record_decision
 from launch.slurm.snapshot import take_snapshot
 from trainer.configuration import reading as configuration
 from trainer.configuration.same_run import require_same_run
-from trainer.configuration.sections import Config
+from trainer.configuration.sections import Config, EvaluationConfig
 from trainer.errors import UserError
 from trainer.files import write_atomically
 from trainer.run_directory.layout import CONFIG, JOB_CODE, JOB_SCRIPT, JOBS, config_path, metrics_path
@@ -79,6 +79,10 @@ def check(config: Config, submission: Submission) -> None:
             raise UserError(f"SLURM takes no path with a backslash or a line break: rename {path!r}.")
     check_world_size(config.data, submission.nodes * submission.profile.processes_per_node)
     check_text(config.data, config.tokenizer, config.run.directory)
+    if config.evaluation.tokenize != EvaluationConfig.tokenize:
+        from trainer.inference.scoring import check_tokenize
+
+        check_tokenize(config.evaluation.tokenize)
     directory = Path(config.run.directory)
     written = config_path(directory)
     if metrics_path(directory).exists() and written.exists():

@@ -70,6 +70,10 @@ class HangConfig:
     """The limit before the second step, in validation and while a save is waited for, in minutes."""
 
 
+BleuTokenizer = Literal["13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores101", "flores200", "none"]
+"""How sacreBLEU splits text into words before it counts them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """Validation during training, and how its sentences are translated."""
@@ -82,6 +86,8 @@ class EvaluationConfig:
     """Exponent alpha of the length penalty (Wu et al. 2016). 0 prefers short translations."""
     max_sentences: int = 1000
     """Sentences of each corpus that are translated for BLEU and chrF. 0: none. The loss is always that of all."""
+    tokenize: BleuTokenizer = "13a"
+    """sacreBLEU's tokenizer for BLEU. Languages without spaces need zh, ja-mecab, char or flores200."""
     metric: Literal["bleu", "chrf", "nll"] = "bleu"
     """The score that decides which checkpoint is best, on the first corpus of `data.valid`."""
     patience: int = 0

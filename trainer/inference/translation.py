@@ -46,7 +46,7 @@ class Translator:
     ) -> None:
         """`quiet` suppresses the warning of the first line that is too long."""
         self._model, self._tokenizers, self._device = model, tokenizers, device
-        self._max_length, self._decoding = max_length, decoding
+        self._max_length, self.decoding = max_length, decoding
         self._warned = quiet
 
     def translate(
@@ -114,8 +114,8 @@ class Translator:
             bos_id=target.bos_id,
             eos_id=target.eos_id,
             forbidden_ids=(target.pad_id, target.bos_id, target.unk_id),
-            beam_size=self._decoding.beam_size if beam_size is None else beam_size,
-            length_penalty=self._decoding.length_penalty if length_penalty is None else length_penalty,
+            beam_size=self.decoding.beam_size if beam_size is None else beam_size,
+            length_penalty=self.decoding.length_penalty if length_penalty is None else length_penalty,
         )
 
 

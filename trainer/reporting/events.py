@@ -17,6 +17,7 @@ class Event(StrEnum):
     ROLLED_BACK = "rolled back"
     OUT_OF_MEMORY = "out of memory"
     VALIDATION_PAIR_CUT = "validation pair cut"
+    SCORE_WARNING = "score warning"
     VALIDATION_CUT_SHORT = "validation cut short"
     FAILED = "failed"
     ENDED = "ended"

@@ -73,6 +73,8 @@ class Loop:
             if self._validator:
                 for notice in self._validator.notices:
                     self.reporter.event(self.progress.step, Event.VALIDATION_PAIR_CUT, notice)
+                if self._validator.score_warning:
+                    self.reporter.event(self.progress.step, Event.SCORE_WARNING, self._validator.score_warning)
                 self._validator.make_room(self.engine.device)
             rehearse(self.engine, self.data.largest, self._loss, self.config, self._num_parts)
             self._saving.make_room()

@@ -20,7 +20,7 @@ from trainer.engine.base import Engine
 from trainer.engine.out_of_memory import is_out_of_memory
 from trainer.errors import UserError, error_line
 from trainer.inference.model_directory import put_weights
-from trainer.inference.scoring import score, sentence_chrf
+from trainer.inference.scoring import check_tokenize, score, sentence_chrf, tokenize_warning
 from trainer.inference.translation import Translator
 from trainer.reporting.console import Sample
 from trainer.training.long_pairs import cut_long_pairs, describe_cut, longest_allowed
@@ -64,7 +64,8 @@ class Validator:
     Nothing in the replica is sharded, so each rank may take as many decoding steps as its sentences need. The only
     collectives are those of this file, and every rank makes the same number of them.
 
-    `notices` say which validation pairs were cut because they are too long, a sentence per set.
+    `notices` say which validation pairs were cut because they are too long, a sentence per set. `score_warning` says
+    that BLEU means little for the text of a set.
     """
 
     def __init__(
@@ -81,6 +82,11 @@ class Validator:
         self._translator: Translator | None = None
         self._sets: list[ValidationSet] = []
         self.notices: list[str] = []
+        self.score_warning: str | None = None
+        if config.max_sentences:
+            check_tokenize(config.tokenize)
+            warnings = (tokenize_warning(config.tokenize, whole.references[: config.max_sentences]) for whole in sets)
+            self.score_warning = next(filter(None, warnings), None)
         for whole in sets:
             validation, lines = cut_long_pairs(whole, tokenizers, longest_allowed(data))
             self._sets.append(validation)
@@ -155,7 +161,7 @@ class Validator:
         references = validation.references[: len(hypotheses)]
         found: dict[str, Any] = {}
         if engine.rank == 0:
-            scores = score(hypotheses, [references])
+            scores = score(hypotheses, [references], self._config.tokenize)
             triples = list(zip(validation.sources, hypotheses, references, strict=False))[:NUM_SAMPLES]
             samples = [[*triple, sentence_chrf(*triple[1:])] for triple in triples]
             found = {"bleu": scores.bleu, "chrf": scores.chrf, "samples": samples}

@@ -12,7 +12,8 @@ import pytest
 import zstandard
 
 from trainer.errors import UserError
-from trainer.inference.scoring import read_lines, score
+from trainer.inference import scoring
+from trainer.inference.scoring import check_tokenize, read_lines, score, tokenize_warning
 
 HYPOTHESES = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
 FIRST_REFERENCE = ["The dog bit the man.", "It was not unexpected.", "The man bit him first."]
@@ -24,6 +25,52 @@ def test_two_references_score_what_the_sacrebleu_readme_says() -> None:
     assert scores.bleu == pytest.approx(48.530827, abs=1e-6)
     assert scores.bleu_signature.startswith("nrefs:2|case:mixed|eff:no|tok:13a|smooth:exp|version:")
     assert scores.chrf_signature.startswith("nrefs:2|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
+
+
+CHINESE = ["今天天气很好，我们去公园散步吧。", "他昨天在图书馆借了三本关于历史的书。"]
+WORSE_CHINESE = ["今天天气很坏，我们去公园散步吧。", "他昨天在图书馆借了两本关于历史的书。"]
+
+
+def test_languages_without_spaces_are_scored_by_their_own_tokenizer() -> None:
+    assert score(WORSE_CHINESE, [CHINESE]).bleu < 1
+    scores = score(WORSE_CHINESE, [CHINESE], "zh")
+    assert 60 < scores.bleu < 95
+    assert "|tok:zh|" in scores.bleu_signature
+    assert "|tok:char|" in score(WORSE_CHINESE, [CHINESE], "char").bleu_signature
+
+
+@pytest.mark.parametrize(
+    ("texts", "tokenize", "warns"),
+    [
+        (CHINESE, "13a", True),
+        (CHINESE, "intl", True),
+        (CHINESE, "zh", False),
+        (CHINESE, "char", False),
+        (["これは本です。", "猫が好きです。"], "13a", True),
+        (["วันนี้อากาศดีมาก"], "13a", True),
+        (["ຂ້ອຍຮັກເຈົ້າ"], "13a", True),
+        (["ខ្ញុំស្រឡាញ់អ្នក"], "13a", True),
+        (["ငါမင်းကိုချစ်တယ်"], "13a", True),
+        (["나는 학교에 갑니다."], "13a", False),
+        (["The word 漢字 means Chinese characters."], "13a", False),
+        (["12:30", ""], "13a", False),
+    ],
+)
+def test_text_without_spaces_is_warned_of(texts: list[str], tokenize: str, warns: bool) -> None:
+    assert (tokenize_warning(tokenize, texts) is not None) == warns
+
+
+def test_a_tokenizer_that_lacks_its_model_or_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "SACREBLEU_DIR", "/nowhere")
+    with pytest.raises(UserError, match=r"flores200 needs the file /nowhere/models/flores200sacrebleuspm"):
+        check_tokenize("flores200")
+    monkeypatch.setattr(scoring, "BLEU", raising)
+    with pytest.raises(UserError, match=r"ja-mecab cannot be used here \(it needs more\): `pip install sacrebleu\[ja"):
+        check_tokenize("ja-mecab")
+
+
+def raising(tokenize: str) -> None:
+    raise RuntimeError(f"\n\nit needs more\n{tokenize}")
 
 
 def test_a_perfect_hypothesis_scores_100() -> None:
