@@ -14,7 +14,7 @@ from trainer.reporting.metrics_file import read_metrics
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run_of_an_older_commit.tar.xz"
 LATER_STEPS = {5: (6.167077116379838, 0.8966073393821716), 6: (6.152342768530151, 0.8908978700637817)}
-"""Loss and gradient norm, as that commit went on to compute them."""
+"""Loss and gradient norm, as that commit computed them when it resumed."""
 
 
 @pytest.mark.slow

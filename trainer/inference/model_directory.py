@@ -72,7 +72,7 @@ def refuse_existing(directory: Path) -> None:
 def load(path: Path, device: str = "auto") -> LoadedModel:
     """Loads a model directory, a checkpoint, or the best checkpoint of a run directory (without scores: the newest).
 
-    `device` `auto` takes CUDA where there is one. On CUDA a model that was trained in bf16 computes in bf16, which the
+    `device` `auto` takes CUDA if there is a GPU. On CUDA a model that was trained in bf16 computes in bf16, which the
     hardware is made for; on the CPU it computes in fp32. Raises UserError where something is missing or damaged.
     """
     home, checkpoint = _locate(path)

@@ -58,7 +58,7 @@ def _bleu(tokenize: str) -> BLEU:
     if tokenize in _MODELS and not os.path.isfile(model):
         raise UserError(
             f"`evaluation.tokenize` {tokenize} needs the file {model}, which does not exist: let "
-            f"`sacrebleu --tokenize {tokenize}` fetch it where there is a network, or choose char."
+            f"`sacrebleu --tokenize {tokenize}` fetch it on a machine with a network, or choose char."
         )
     try:
         return BLEU(tokenize=tokenize)

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 HOME = Path(__file__).parents[2]  # the folder that holds the packages
-# Beside the packages in such a copy.
+# Next to the packages in such a copy.
 COMMIT_FILE, CHANGES_FILE = "commit.txt", "uncommitted.diff"
 
 

@@ -1,1 +1,1 @@
-"""Every corpus as blocks of aligned text, whatever it lies in."""
+"""Every corpus as blocks of aligned text, whatever it is stored in."""

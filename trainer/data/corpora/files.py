@@ -48,7 +48,7 @@ class CutOff(UserError):
 def find_files(pattern: str) -> list[str]:
     """The files of a path, glob or address, in sorted order; a local file of exactly that name is no glob.
 
-    Raises UserError where there is none, or one that cannot be read.
+    Raises UserError if there is none, or one that cannot be read.
     """
     if not is_remote(pattern):
         return _find_local_files(pattern)

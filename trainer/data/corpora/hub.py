@@ -57,7 +57,7 @@ def hub_revision(name: str) -> str | None:
     except Exception as error:
         raise Unavailable(
             f"the Hub cannot be reached for the dataset {name} ({type(error).__name__}): prepare the data "
-            "where there is a network, or give the text as local files (`source` and `target`, or `parquet`)."
+            "on a machine with a network, or give the text as local files (`source` and `target`, or `parquet`)."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Parallel text in JSON lines: one object a line."""
+"""Parallel text in JSON lines: one object per line."""
 
 import json
 from collections.abc import Iterator
@@ -66,11 +66,11 @@ def _check_line(line: str, corpus: CorpusConfig, place: str) -> None:
         row = _decode(line)
     except RecursionError:
         raise UserError(
-            f"{place} nests lists or objects too deeply to be read: write one flat object a line."
+            f"{place} nests lists or objects too deeply to be read: write one flat object per line."
         ) from None
     except ValueError as error:
         raise UserError(
-            f"{place} is not valid JSON ({error_line(error, with_type=False)}): write one object a line."
+            f"{place} is not valid JSON ({error_line(error, with_type=False)}): write one object per line."
         ) from None
     if corpus.languages and isinstance(row, dict):
         row = row.get("translation", row)

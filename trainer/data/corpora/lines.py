@@ -40,7 +40,7 @@ def _whole_lines(path: str) -> Iterator[bytes]:
         if len(rest) > _MAX_LINE_BYTES:
             raise UserError(
                 f"{path}, line {num_lines + 1} is longer than {_MAX_LINE_BYTES:,} bytes: "
-                "a corpus has one sentence a line."
+                "a corpus has one sentence per line."
             )
         pieces, num_bytes = [rest], 0
     block = b"".join(pieces)
@@ -49,7 +49,7 @@ def _whole_lines(path: str) -> Iterator[bytes]:
 
 
 def _pieces(path: str) -> Iterator[bytes]:
-    """Those of `read_bytes`; where they end too early, it is told after which line."""
+    """Those of `read_bytes`; if they end too early, the error names the last line read."""
     num_lines = 0
     try:
         for piece in read_bytes(path):

@@ -11,7 +11,7 @@ BATCH_ROWS = 10_000
 
 
 def read_parquet(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
-    """Blocks of pairs from Parquet files, of which only the two columns are read, a row group at a time.
+    """Blocks of pairs from Parquet files. Reads only the two columns, one row group at a time.
 
     Not through `datasets`, which keeps all of a file that it has read (1 GB after a file of 600 MB) and leaves a lock
     file in its cache for every corpus. Raises UserError, naming the file and the row, counted from 1.

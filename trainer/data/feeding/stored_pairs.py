@@ -19,7 +19,7 @@ from trainer.data.text.sentences import IntArray, Side, token_index
 class StoredPairs:
     """A pair source (`lane_reader.PairSource`) over the token stores of the corpora."""
 
-    # So many that the work per corpus of a chunk is small against the work per token.
+    # Enough that the work per corpus of a chunk is small against the work per token.
     chunk_pairs = 4096
 
     def __init__(self, stores: Sequence[Store]) -> None:

@@ -44,7 +44,7 @@ def has_copy(corpus: CorpusConfig, directory: Path, known: KnownSources) -> bool
     """Whether `copy_validation` has nothing to do."""
     try:
         return _copy_path(corpus, directory, known).exists()
-    except UserError:  # text that is gone, of which nothing is known
+    except UserError:  # text that is gone and about which nothing is known
         return False
 
 
