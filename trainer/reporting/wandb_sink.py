@@ -212,9 +212,9 @@ class WandbSink:
 
     def _prepare_thread(self) -> None:
         self._thread_id = threading.get_native_id()
-        # A batch system warns every process of a job, and a terminal that closes hangs up on all of them; W&B's own
-        # process inherits this mask and survives.
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU])
+        # A batch system warns every process of a job; W&B's own inherits this mask and survives. (It has a session of
+        # its own, so that a closed terminal does not reach it.)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU])
         # Without this the interpreter's exit waits 20 s for a telemetry server that a compute node cannot reach.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         # Silence keeps the progress bar whole, and keeps `wandb` from asking for a key at the terminal.
