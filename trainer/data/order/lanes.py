@@ -94,8 +94,8 @@ class Order:
         corpus takes the rest.
 
         Two corpora with shares 0.9 and 0.1, windows of 16 pairs, a lane that is ahead by 0: the small one is owed 1.6
-        pairs by the end of window 0, so it gives 2 and the large one 14. By the end of window 1 it is owed 3.2, of
-        which it gave 2: 1.2 are lacking, so it gives 1 and the large one 15.
+        pairs by the end of window 0, so it gives 2 and the large one 14. By the end of window 1 it is owed 3.2
+        and gave 2: 1.2 are lacking, so it gives 1 and the large one 15.
         """
         drawn = self.window * (state.window + 1)
         lacking = [
