@@ -14,8 +14,8 @@ class PackedBatch:
     """Whole sentence pairs, concatenated; sentence n of the source is `source_S[source_cu[n]:source_cu[n + 1]]`.
 
     Every source sentence and `target_out` end with eos; `target_in` starts with bos. Positions count from 0 in each
-    sentence. Where a static shape is asked for (CUDA), the tail is filled: filler tokens have `target_out == pad_id`,
-    which the loss ignores, and lie in sentences of their own. `num_target_tokens` never counts filler.
+    sentence. If a static shape is needed (CUDA), the tail is filled: filler tokens have `target_out == pad_id`, which
+    the loss ignores, and are in separate sentences. `num_target_tokens` never counts filler.
 
     Ids and positions are int64, `*_cu` int32. `max_*_length` bound the sentence lengths; on CUDA they are the same
     for every batch of a run, so that nothing recompiles.
@@ -37,7 +37,7 @@ class PackedBatch:
         return self.source_cu.numel() - 1
 
     def part(self, first: int, last: int) -> "PackedBatch":
-        """Sentences first … last - 1, all real ones, as a batch of their own; its ids are views. For CPU tensors."""
+        """Sentences first … last - 1, all of them real, as a batch whose ids are views. For CPU tensors."""
         (source_start, source_end), (target_start, target_end) = (
             cu[[first, last]].tolist() for cu in (self.source_cu, self.target_cu)
         )
@@ -56,11 +56,11 @@ class PackedBatch:
         )
 
     def pinned(self) -> "PackedBatch":
-        """The same batch in page-locked memory, from which copies to a CUDA device need no waiting."""
+        """The same batch in page-locked memory, from which it is copied to a CUDA device without waiting."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.type is Tensor}
         return replace(self, **{name: tensor.pin_memory() for name, tensor in tensors.items()})
 
     def to(self, device: torch.device | str) -> "PackedBatch":
-        """The same batch on `device`, copied without blocking where the memory is pinned."""
+        """The same batch on `device`, copied without blocking if the memory is pinned."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.type is Tensor}
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})

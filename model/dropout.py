@@ -14,7 +14,7 @@ ONE_IN_BFLOAT16 = 0x3F80  # the bit pattern of 1.0
 
 
 def keep_mask(x: Tensor, p: float) -> Tensor:
-    """1 where an element of `x` is kept, 0 where it is dropped; shape, dtype and device of `x`."""
+    """A mask with shape, dtype and device of `x`: 1 where an element is kept, 0 where it is dropped."""
     num_words = (x.numel() + 3) // 4
     words = torch.empty(num_words, dtype=torch.int64, device=x.device).random_(-(2**63), None)
     bits = words.view(torch.int16)[: x.numel()]

@@ -27,14 +27,17 @@ class FeedForward(nn.Module):
         self.outer = Linear(config.d_ff, config.d_model)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        return self.outer(self._activate(self.inner(x_TD)))
+        """(T, D) to (T, D)."""
+        hidden = self.inner(x_TD)  # T D -> T F, for swiglu T 2F
+        hidden_TF = self._activate(hidden)
+        return self.outer(hidden_TF)  # T F -> T D
 
     def _activate(self, hidden: Tensor) -> Tensor:
         if self.activation == "relu":
             return F.relu(hidden, inplace=True)
         if self.activation == "gelu":
             return F.gelu(hidden)
-        gate_TF, value_TF = hidden.chunk(2, dim=-1)
+        gate_TF, value_TF = hidden.chunk(2, dim=-1)  # T 2F -> two of T F
         return F.silu(gate_TF) * value_TF
 
 
@@ -51,13 +54,14 @@ class Residual(nn.Module):
         self.norm = LayerNorm(config.d_model)
 
     def forward(self, x_TD: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        """(T, D) to (T, D)."""
         if self.is_post:
             return self.norm(dropout_add(x_TD, sublayer(x_TD), self.dropout, self.training))
         return dropout_add(x_TD, sublayer(self.norm(x_TD)), self.dropout, self.training)
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward network."""
+    """An encoder layer: two sub-layers, figure 1 on the left."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -68,13 +72,16 @@ class EncoderLayer(nn.Module):
         self.feed_forward_residual = Residual(config)
 
     def forward(self, x_SD: Tensor, layout: AttentionLayout) -> Tensor:
+        """Source tokens (S, D) to (S, D)."""
         dropout = self.attention_dropout if self.training else 0.0
+        # 1. Self-attention within each source sentence.
         x_SD = self.self_attention_residual(x_SD, lambda x: self.self_attention(x, layout, dropout))
+        # 2. Feed-forward network, for each token alone.
         return self.feed_forward_residual(x_SD, self.feed_forward)
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, attention to the memory, and feed-forward network."""
+    """A decoder layer: three sub-layers, figure 1 on the right."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -89,13 +96,23 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x_TD: Tensor, memory_SD: Tensor, self_layout: AttentionLayout, cross_layout: AttentionLayout
     ) -> Tensor:
+        """Target tokens (T, D), given the memory (S, D) of their source sentences, to (T, D)."""
         dropout = self.attention_dropout if self.training else 0.0
+        # 1. Masked self-attention: each target token sees itself and those before it in its sentence.
         x_TD = self.self_attention_residual(x_TD, lambda x: self.self_attention(x, self_layout, dropout))
+        # 2. Attention to the memory of the source sentence.
         x_TD = self.cross_attention_residual(x_TD, lambda x: self.cross_attention(x, memory_SD, cross_layout, dropout))
+        # 3. Feed-forward network, for each token alone.
         return self.feed_forward_residual(x_TD, self.feed_forward)
 
     def step(self, x_BD: Tensor, cache: LayerCache) -> Tensor:
-        """One further token of each row, given what `cache` holds of those before; adds its keys and values."""
+        """One more token of each row (B, D), given those before in `cache`, to (B, D). Adds its keys and values.
+
+        The sub-layers are those of `forward`, with the same numbers.
+        """
+        # 1.
         x_BD = self.self_attention_residual(x_BD, lambda x: cache.attend_self(self.self_attention, x))
+        # 2.
         x_BD = self.cross_attention_residual(x_BD, lambda x: cache.attend_memory(self.cross_attention, x))
+        # 3.
         return self.feed_forward_residual(x_BD, self.feed_forward)

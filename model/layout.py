@@ -1,4 +1,4 @@
-"""Which tokens of a packed batch attend to which, worked out once for a batch and used by every layer.
+"""Which tokens of a packed batch attend to which, computed once per batch and used by every layer.
 
 Shape suffixes: T packed tokens, N sentences, L queries and M keys of a padded sentence, C padded cells.
 """
@@ -13,7 +13,7 @@ GROUP_SIZE = 32  # sentences padded together
 
 @dataclass(frozen=True)
 class PackedLengths:
-    """Sentence boundaries of one side of a batch: N + 1 offsets (int32), a bound of the lengths, the token count."""
+    """Sentence boundaries of one side of a batch: N + 1 offsets (int32), a bound on the lengths, the token count."""
 
     cu: Tensor
     max_length: int
@@ -22,9 +22,9 @@ class PackedLengths:
 
 @dataclass(frozen=True)
 class Padding:
-    """Where packed tokens stand in padded cells: cell c holds token `row_of_cell_C[c]`, `cell_of_row_T` goes back.
+    """Which padded cells hold which packed tokens: cell c holds token `row_of_cell_C[c]`; `cell_of_row_T` goes back.
 
-    Filler cells name some token of the batch too; what is computed there is finite and never read.
+    Filler cells hold some token of the batch too; what is computed from it is finite and never read.
     """
 
     row_of_cell_C: Tensor
@@ -64,9 +64,9 @@ def packed_layout(queries: PackedLengths, keys: PackedLengths, causal: bool) -> 
 
 
 def padded_layout(queries: PackedLengths, keys: PackedLengths, causal: bool, dtype: torch.dtype) -> AttentionLayout:
-    """The layout for padded attention with scores of `dtype`; reads the lengths, so it waits for the device.
+    """The layout for padded attention with scores of `dtype`. Reads the lengths, so it waits for the device.
 
-    Sentences of like length are padded together: in shuffled order more than half of the cells would be filler.
+    Sentences of similar length are padded together: in shuffled order more than half of the cells would be filler.
     """
     total_lengths = queries.cu.diff() + keys.cu.diff()
     sentence_groups = total_lengths.argsort(stable=True).split(GROUP_SIZE)
@@ -83,12 +83,12 @@ def padded_layout(queries: PackedLengths, keys: PackedLengths, causal: bool, dty
 
 
 def _padded_length(side: PackedLengths, sentences: Tensor) -> int:
-    # A group of empty sentence slots still has one cell each, so that no product is over nothing.
+    # An empty sentence slot still gets one cell, so that no product has a size of zero.
     return max(1, int(side.cu.diff()[sentences].max()))
 
 
 def _mask(key_cu: Tensor, sentences: Tensor, key_length: int, causal: bool, dtype: torch.dtype) -> Tensor | None:
-    """Lowest finite value where a query must not look: a filler sentence without keys then gives no NaN.
+    """The lowest finite value where a query must not look, so that a filler sentence without keys gives no NaN.
 
     A causal mask needs no lengths: filler keys come after every real query of their sentence.
     """
@@ -109,7 +109,7 @@ def _padding(side: PackedLengths, sentence_groups: tuple[Tensor, ...], lengths: 
         rows.append(rows_NL.flatten())
     is_real_C = torch.cat(are_real)
     row_of_cell_C = torch.cat(rows).clamp_(max=side.num_tokens - 1)
-    # Filler cells all write to one slot past the end: as fast as selecting the real ones, without waiting for a count.
+    # All filler cells write to one slot past the end: as fast as selecting the real ones, without waiting for a count.
     cell_of_row_T = row_of_cell_C.new_empty(side.num_tokens + 1)
     cells_C = torch.arange(row_of_cell_C.numel(), device=row_of_cell_C.device, dtype=row_of_cell_C.dtype)
     cell_of_row_T[torch.where(is_real_C, row_of_cell_C, side.num_tokens)] = cells_C

@@ -1,6 +1,6 @@
 """Linear layer and LayerNorm that compute in the dtype of their input, whatever the dtype of their weights.
 
-So a model with fp32 parameters (DDP) and one with bf16 parameters and fp32 masters (DeepSpeed) do the same
+A model with fp32 parameters (DDP) and one with bf16 parameters and fp32 masters (DeepSpeed) therefore do the same
 arithmetic, without autocast.
 """
 
@@ -16,10 +16,11 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
         return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
     def reset_parameters(self) -> None:
-        """Xavier uniform for each block as a matrix of its own (Glorot and Bengio 2010), biases zero."""
+        """Xavier uniform for each block as a separate matrix (Glorot and Bengio 2010), biases zero."""
         for block in self.weight.chunk(self.num_blocks):
             nn.init.xavier_uniform_(block)
         nn.init.zeros_(self.bias)
@@ -29,4 +30,5 @@ class LayerNorm(nn.LayerNorm):
     """Layer normalisation over the last dimension (Ba et al. 2016)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to (..., D)."""
         return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)

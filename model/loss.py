@@ -26,7 +26,7 @@ class _Smoothing:
 def label_smoothed_loss(
     hidden_TD: Tensor, weight_VD: Tensor, target_out_T: Tensor, label_smoothing: float, pad_id: int
 ) -> tuple[Tensor, Tensor]:
-    """(loss sum, nll sum) in nats over the tokens whose target is not `pad_id`; 0-dim fp32 (fp64 for fp64 inputs).
+    """Returns (loss, nll) in nats, summed over tokens whose target is not `pad_id`; 0-dim fp32 (fp64 for fp64 inputs).
 
     Logits are `hidden @ weight.T` in the dtype of `hidden`, everything after them fp32. `nll` carries no gradient.
     """
@@ -42,26 +42,28 @@ def label_smoothed_loss(
 
 
 class _LabelSmoothedLoss(torch.autograd.Function):
-    """Forward makes the gradients of hidden and weight chunk by chunk while it has the logits; backward scales them.
+    """Forward computes the gradients of hidden and weight, chunk by chunk, from the logits; backward scales them.
 
-    The alternative, running each chunk again in backward, costs one more matrix product and softmax.
+    The alternative, computing each chunk again in backward, costs one more matrix product and softmax.
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, target_out_T: Tensor, smoothing: _Smoothing
     ) -> tuple[Tensor, Tensor]:
+        """See `label_smoothed_loss`."""
         buffers = _Buffers.for_tokens(hidden_TD, weight_VD)
         weight = weight_VD.to(hidden_TD.dtype)
         sums = hidden_TD.new_zeros(2, dtype=buffers.logits_CV.dtype)
         grad_hidden_TD = torch.empty_like(hidden_TD)
         grad_weight_VD = torch.zeros_like(weight, dtype=sums.dtype)
         for hidden_CD, target_C, grad_CD in _chunks(buffers.size, hidden_TD, target_out_T, grad_hidden_TD):
-            logits_CV, p_CV = _probabilities(hidden_CD, weight, buffers)
+            logits_CV, p_CV = _probabilities(hidden_CD, weight, buffers)  # C D, D V -> C V
             sums += _losses(logits_CV, p_CV, target_C, smoothing)
             grad_logits_CV = buffers.product_CV[: len(hidden_CD)].copy_(_grad_logits(p_CV, target_C, smoothing))
             is_real_C1 = (target_C != smoothing.pad_id).unsqueeze(1)
-            torch.mm(grad_logits_CV, weight, out=grad_CD).mul_(is_real_C1)
+            torch.mm(grad_logits_CV, weight, out=grad_CD).mul_(is_real_C1)  # C V, V D -> C D
+            # V C, C D -> V D
             grad_weight_VD += torch.mm(grad_logits_CV.t(), hidden_CD * is_real_C1, out=buffers.grad_weight_VD)
         ctx.save_for_backward(grad_hidden_TD, grad_weight_VD)
         ctx.weight_dtype = weight_VD.dtype
@@ -78,7 +80,7 @@ class _LabelSmoothedLoss(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Buffers:
-    """Room for one chunk, used by all: a CPU's allocator would give megabytes back and fault them in again each time.
+    """Memory for one chunk, reused by all: a CPU's allocator would return and page in megabytes for every chunk.
 
     `product_CV` and `grad_weight_VD` have the dtype of the matrix products; `logits_CV` and `p_CV` are fp32.
     """
@@ -101,7 +103,7 @@ class _Buffers:
 
 
 def _chunks(size: int, *tensors: Tensor) -> Any:
-    """The tensors, cut alike along their tokens."""
+    """The tensors, all cut along their tokens in the same places."""
     return zip(*(x.split(size) for x in tensors), strict=True)
 
 
@@ -115,8 +117,8 @@ def _probabilities(hidden_CD: Tensor, weight_VD: Tensor, buffers: _Buffers) -> t
 def _losses(logits_CV: Tensor, p_CV: Tensor, target_C: Tensor, smoothing: _Smoothing) -> Tensor:
     """Loss and nll, summed over the real tokens: (2)."""
     is_real_C = target_C != smoothing.pad_id
-    # The largest probability is 1 / sum(exp(logits - max)) and at least 1 / V: its logarithm is exact enough, and a
-    # second pass of exponentials over all logits is saved.
+    # The largest probability is 1 / sum(exp(logits - max)) and at least 1 / V: its logarithm is exact enough, and saves
+    # a second pass of exponentials over all logits.
     normaliser_C = logits_CV.amax(1) - p_CV.amax(1).log()
     nll = ((normaliser_C - logits_CV.gather(1, target_C.unsqueeze(1)).squeeze(1)) * is_real_C).sum()
     uniform = ((normaliser_C - logits_CV.mean(1)) * is_real_C).sum()
@@ -124,8 +126,8 @@ def _losses(logits_CV: Tensor, p_CV: Tensor, target_C: Tensor, smoothing: _Smoot
 
 
 def _grad_logits(p_CV: Tensor, target_C: Tensor, smoothing: _Smoothing) -> Tensor:
-    """Softmax minus the smoothed target distribution; overwrites `p_CV`. Filler is left out where it costs less: after
-    the products."""
+    """Softmax minus the smoothed target distribution. Overwrites `p_CV`. Filler is masked later, after the products,
+    where that costs less."""
     grad_CV = p_CV.sub_(smoothing.epsilon / p_CV.size(1))
     target_C1 = target_C.unsqueeze(1)
     return grad_CV.scatter_add_(1, target_C1, grad_CV.new_full((), smoothing.epsilon - 1).expand_as(target_C1))

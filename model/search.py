@@ -106,7 +106,7 @@ def length_normaliser(length: Tensor | int, length_penalty: float) -> Any:
 
 
 def _start(model: SearchableModel, sources: Sequence[Sequence[int]], device: torch.device | str) -> Any:
-    """Encodes the packed sources and opens a decoder state of one row for each sentence."""
+    """Encodes the packed sources and starts a decoder state with one row per sentence."""
     lengths = [len(source) for source in sources]
     source_S = torch.tensor([token for source in sources for token in source], device=device)
     positions_S = torch.tensor([position for length in lengths for position in range(length)], device=device)
@@ -116,7 +116,7 @@ def _start(model: SearchableModel, sources: Sequence[Sequence[int]], device: tor
 
 
 def _first_beams(sources: Sequence[Sequence[int]], config: SearchConfig, device: torch.device | str) -> _Beams:
-    """One live hypothesis a sentence, bos alone; the other slots are dead until the first step fills them."""
+    """One live hypothesis per sentence, bos alone; the other slots are dead until the first step fills them."""
     num_sentences = len(sources)
     scores_NK = torch.full((num_sentences, config.beam_size), -torch.inf, device=device)
     scores_NK[:, 0] = 0.0
@@ -133,9 +133,10 @@ def _first_beams(sources: Sequence[Sequence[int]], config: SearchConfig, device:
 def _advance(
     beams: _Beams, logits_BV: Tensor, config: SearchConfig, finished: list[list[Hypothesis]]
 ) -> tuple[_Beams, Tensor]:
-    """Takes one token more; returns the live beams and, for each of their rows, the decoder row it continues.
+    """Extends the beams by one token. Appends hypotheses that end to `finished`, by sentence.
 
-    Hypotheses that ended are appended to `finished`, by sentence.
+    Returns the live beams of the sentences still searched and, for each of their B rows in that order, the row of
+    `logits_BV` (in the order before) that it continues.
     """
     beam_size, length = config.beam_size, beams.tokens_NKT.size(2)
     candidates = _candidates(beams, logits_BV, config)
@@ -156,11 +157,13 @@ def _advance(
 
 
 def _candidates(beams: _Beams, logits_BV: Tensor, config: SearchConfig) -> _Candidates:
+    """The 2K best continuations of each sentence, from the fp32 log-probabilities of all of them."""
     num_sentences, beam_size = beams.scores_NK.shape
     log_probs_BV = logits_BV.log_softmax(dim=1, dtype=torch.float32)
     log_probs_BV[:, list(config.forbidden_ids)] = -torch.inf
     _force_eos_at_the_limit(log_probs_BV, beams, config.eos_id)
     # In place: at a large vocabulary this is the largest tensor of the search.
+    # B V -> N K V
     scores_NKV = log_probs_BV.view(num_sentences, beam_size, -1).add_(beams.scores_NK[:, :, None])
     scores_NC, indices_NC = scores_NKV.flatten(1).topk(2 * beam_size, dim=1)
     # topk leaves the order of equal scores open, and scores from bf16 logits are often equal.
@@ -171,7 +174,7 @@ def _candidates(beams: _Beams, logits_BV: Tensor, config: SearchConfig) -> _Cand
 
 
 def _force_eos_at_the_limit(log_probs_BV: Tensor, beams: _Beams, eos_id: int) -> None:
-    """Leaves eos alone, in place, to the sentences whose next token is the last they may have."""
+    """Forbids, in place, every token but eos in sentences whose next token is the last that they may have."""
     at_limit_N = beams.max_length_N == beams.tokens_NKT.size(2)
     at_limit_B = at_limit_N.repeat_interleave(beams.scores_NK.size(1))
     eos_B = log_probs_BV[:, eos_id].clone()
@@ -182,7 +185,7 @@ def _force_eos_at_the_limit(log_probs_BV: Tensor, beams: _Beams, eos_id: int) ->
 def _collect(
     beams: _Beams, candidates: _Candidates, final_NK: Tensor, ends_NK: Tensor, finished: list[list[Hypothesis]]
 ) -> None:
-    """Appends the hypotheses that have just ended to the lists of their sentences."""
+    """Appends the hypotheses that have just ended to the lists of their sentences, in `finished`."""
     n, k = ends_NK.nonzero(as_tuple=True)
     ids = beams.tokens_NKT[n, candidates.parents_NC[n, k], 1:].tolist()
     for sentence, tokens, score in zip(beams.sentence_N[n].tolist(), ids, final_NK[n, k].tolist(), strict=True):
@@ -190,7 +193,7 @@ def _collect(
 
 
 def _continue(beams: _Beams, candidates: _Candidates, config: SearchConfig) -> tuple[_Beams, Tensor]:
-    """The beams one token longer, from the K best candidates that are not eos, and the beam each one continues.
+    """Returns the beams, one token longer, of the K best candidates that are not eos, and the beam that each continues.
 
     Of 2K candidates at most K are eos, one for each beam, so K always remain.
     """

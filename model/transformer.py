@@ -34,8 +34,8 @@ _TABLES: dict[str, tuple[str, str, str]] = {
 class Transformer(nn.Module):
     """Encoder, decoder and loss over packed batches; parameters are initialised from torch's global seed.
 
-    Computes in `compute_dtype` whatever the dtype of the parameters, the loss in fp32. `activation_checkpointing`:
-    `full` keeps only each layer's input for backward and runs the layer again there, n does so for every n-th layer.
+    Computes in `compute_dtype` whatever the dtype of the parameters, and the loss in fp32. `activation_checkpointing`:
+    `full` keeps only each layer's input and runs the layer again in backward; n does so for every n-th layer.
 
     Initialisation: N(0, 1/d_model) for embeddings, as in tensor2tensor and fairseq; Xavier uniform for projections,
     divided by the square root of the layer's depth (DS-Init, Zhang et al. 2019), without which six post-norm layers
@@ -67,20 +67,21 @@ class Transformer(nn.Module):
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
         for stack in (self.encoder, self.decoder):
             _scale_by_depth(stack)
-        # With the norm before each sub-layer nothing has normed the last sum (Xiong et al. 2020).
+        # With the norm before each sub-layer, nothing normalises the last sum (Xiong et al. 2020).
         has_final_norms = config.norm == "pre"
         self.encoder_norm = LayerNorm(config.d_model) if has_final_norms else nn.Identity()
         self.decoder_norm = LayerNorm(config.d_model) if has_final_norms else nn.Identity()
 
     def forward(self, batch: PackedBatch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-        """(loss sum, nll sum) over the real target tokens of the batch, nats, 0-dim fp32; `loss` carries the graph."""
+        """Returns (loss, nll), summed over the real target tokens, in nats, 0-dim fp32. `loss` carries the graph."""
         hidden_TD = self.decode(batch)
+        # The table calls the loss, rather than the loss taking the weight, so that the table's hooks fire.
         return self._table(self._output)(
             hidden_TD, label_smoothed_loss, batch.target_out_T, label_smoothing, self.pad_id
         )
 
     def decode(self, batch: PackedBatch) -> Tensor:
-        """The decoder's output (T, D) for every target token of the batch, under teacher forcing."""
+        """Encoder and decoder under teacher forcing. Returns the decoder's output (T, D) for every target token."""
         source = PackedLengths(batch.source_cu, batch.max_source_length, batch.source_S.numel())
         target = PackedLengths(batch.target_cu, batch.max_target_length, batch.target_in_T.numel())
         memory_SD = self._encode(batch.source_S, batch.source_positions_S, source)
@@ -92,23 +93,23 @@ class Transformer(nn.Module):
         return self.decoder_norm(x_TD)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the target vocabulary, fp32, for outputs of the decoder: (…, D) to (…, V)."""
+        """Logits over the target vocabulary, fp32, from outputs of the decoder: (..., D) to (..., V)."""
         return self._table(self._output)(hidden, _project).float()
 
     def encode(self, source_S: Tensor, source_positions_S: Tensor, source_cu: Tensor, max_source_length: int) -> Tensor:
-        """The memory (S, D) of packed source sentences, as `PackedBatch` describes them."""
+        """Returns the memory (S, D) of packed source sentences, in the layout of `PackedBatch`."""
         return self._encode(source_S, source_positions_S, PackedLengths(source_cu, max_source_length, source_S.numel()))
 
     def start_decoding(self, memory_SD: Tensor, source_cu: Tensor, max_source_length: int) -> DecoderState:
-        """The state before the first token, with one row for each sentence; `DecoderState.select` makes beams of it."""
+        """The state before the first token, with one row per sentence. `DecoderState.select` makes beams of rows."""
         layers = [cast(DecoderLayer, layer).cross_attention for layer in self.decoder]
         return start_state(layers, memory_SD, source_cu, max_source_length)
 
     def decode_step(self, tokens_B: Tensor, state: DecoderState) -> Tensor:
-        """Logits (B, V), fp32, of the token that follows `tokens_B`, row by row; `state` then includes `tokens_B`.
+        """Adds `tokens_B` to `state` and returns the logits (B, V), fp32, of the token after them, row by row.
 
         The first call takes bos in every row. Every step casts all weights that are not of `compute_dtype`: convert
-        the model once with `.to(compute_dtype)` where many steps follow.
+        the model once with `.to(compute_dtype)` before many steps.
         """
         state.grow()
         positions_B = torch.full_like(tokens_B, state.length)
@@ -139,7 +140,7 @@ class Transformer(nn.Module):
         return padded_layout(queries, keys, causal, self.compute_dtype)
 
     def _kernel_fits(self, device: torch.device) -> bool:
-        """The variable-length kernel wants CUDA from Ampere on, half precision and heads of a multiple of 8."""
+        """Whether the variable-length kernel can run: CUDA since Ampere, half precision, head size a multiple of 8."""
         head_size = self.config.d_model // self.config.num_heads
         return (
             device.type == "cuda"
@@ -165,7 +166,7 @@ def _scale_by_depth(stack: nn.ModuleList) -> None:
 
 
 def _checkpoint_interval(activation_checkpointing: ActivationCheckpointing) -> int:
-    """Every how many layers one is run again in backward; 0 for none."""
+    """Returns n if every n-th layer runs again in backward; 0 if none does."""
     if isinstance(activation_checkpointing, str):
         return {"none": 0, "full": 1}[activation_checkpointing]
     return activation_checkpointing

@@ -166,20 +166,23 @@ def test_bfloat16_computes_near_fp32(batch: PackedBatch) -> None:
         assert (gradient - wanted).norm() < 0.1 * wanted.norm() + 1e-2
 
 
+@pytest.mark.slow
 def test_six_post_norm_layers_each_learn_to_copy(pack: Pack) -> None:
-    """The initialisation makes the deep post-norm model train: guessing costs 1.3 nats a token, knowing almost none.
+    """The initialisation makes the deep post-norm model train: the last steps cost 0.5 nats a token.
 
-    Without its scaling by depth the same steps end near 0.9.
+    Without its scaling by depth they cost 1.05, hardly less than guessing (two tokens of six and eos: 1.19).
     """
     model = build(d_model=32, d_ff=64, num_encoder_layers=6, num_decoder_layers=6, dropout=0.0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98))
     generator = torch.Generator().manual_seed(1)
-    for step in range(150):
-        sentences = torch.randint(4, 10, (16, 3), generator=generator).tolist()
+    losses = []
+    for step in range(100):
+        sentences = torch.randint(4, 10, (8, 2), generator=generator).tolist()
         batch = pack([(s, s) for s in sentences])
-        optimizer.param_groups[0]["lr"] = 2e-3 * min(1, (step + 1) / 20)
+        optimizer.param_groups[0]["lr"] = 3e-3 * min(1, (step + 1) / 20)
         loss, nll = model(batch)
         (loss / batch.num_target_tokens).backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert nll.item() / batch.num_target_tokens < 0.5
+        losses.append(nll.item() / batch.num_target_tokens)
+    assert sum(losses[-20:]) / 20 < 0.8
