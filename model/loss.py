@@ -32,7 +32,7 @@ def label_smoothed_loss(
     """
     smoothing = _Smoothing(label_smoothing, pad_id)
     if torch.is_grad_enabled():
-        return _LabelSmoothedLoss.apply(hidden_TD, weight_VD, target_out_T, smoothing)
+        return _LabelSmoothedLoss.apply(hidden_TD, weight_VD, target_out_T, smoothing)  # type: ignore[no-untyped-call]
     buffers = _Buffers.for_tokens(hidden_TD, weight_VD)
     weight_VD = weight_VD.to(hidden_TD.dtype)
     sums = hidden_TD.new_zeros(2, dtype=buffers.logits_CV.dtype)

@@ -3,7 +3,7 @@
 A test that needs another behaviour derives from `FakeEngine` and overrides that method alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ class FakeEngine:
 
     rank, world_size, device = 0, 1, torch.device("cpu")
 
-    def __init__(self, model: nn.Module | None = None, skipped: Sequence[int] = ()) -> None:
+    def __init__(self, model: nn.Module | None = None, skipped: Collection[int] = ()) -> None:
         """`skipped`: the calls of `step`, counted from 1, that skip the update."""
         self.model = model or nn.Linear(2, 1, bias=False)
         self.skipped = skipped

@@ -1,6 +1,7 @@
 """What only a GPU can show; run by tests/benchmarks/gpu.sh."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -32,6 +33,11 @@ pytestmark = [
 SIZES = ModelConfig(d_model=128, d_ff=256, num_heads=2, num_encoder_layers=2, num_decoder_layers=2, dropout=0.0)
 
 
+def gradient_of(parameter: torch.nn.Parameter) -> torch.Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
 def test_the_variable_length_kernel_agrees_with_padded_attention() -> None:
     """bf16 on the GPU against fp32 on the CPU, forward and backward."""
     torch.manual_seed(1)
@@ -41,7 +47,7 @@ def test_the_variable_length_kernel_agrees_with_padded_attention() -> None:
     batch = pack(Side(tokens, lengths), Side(tokens, lengths), SpecialIds(0, 0, 2))
     expected, _ = model(batch, 0.1)
     expected.backward()
-    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    gradients = {name: gradient_of(parameter).clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     model.compute_dtype = torch.bfloat16
     model.cuda()
@@ -53,9 +59,9 @@ def test_the_variable_length_kernel_agrees_with_padded_attention() -> None:
         found.backward()
         assert found.item() == pytest.approx(expected.item(), rel=2e-2)
         for name, parameter in model.named_parameters():
-            assert torch.isfinite(parameter.grad).all(), name
+            assert torch.isfinite(gradient_of(parameter)).all(), name
             if not name.endswith("bias"):
-                flat = parameter.grad.cpu().flatten()
+                flat = gradient_of(parameter).cpu().flatten()
                 assert torch.nn.functional.cosine_similarity(flat, gradients[name].flatten(), dim=0) > 0.99, name
 
 
@@ -105,7 +111,7 @@ def test_a_checkpoint_is_copied_into_pinned_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3"])
-def test_a_run_trains_and_validates(kind: str, tmp_path: Path) -> None:
+def test_a_run_trains_and_validates(kind: Literal["ddp", "zero2", "zero3"], tmp_path: Path) -> None:
     from trainer.run import train
 
     config = Config(

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pyarrow
 import pyarrow.parquet
@@ -65,7 +66,10 @@ def test_a_wmt_recipe_trains_on_files_in_the_hubs_shape(path: Path, tmp_path: Pa
     languages = load(path).data.train[0].languages
     assert languages is not None
     for name, split in (("train", "train"), ("validation", "valid")):
-        rows = [dict(zip(languages, reversed(pair), strict=True)) for pair in list(phrasebook.pairs(split))[:2000]]
+        rows = [
+            dict(zip(languages, reversed(pair), strict=True))
+            for pair in list(phrasebook.pairs(cast(phrasebook.Split, split)))[:2000]
+        ]
         table = pyarrow.table({"translation": rows})
         pyarrow.parquet.write_table(table, tmp_path / f"{name}-00000-of-00001.parquet", row_group_size=500)
     corpus = f"parquet: {tmp_path}/{{}}-*.parquet, languages: [{', '.join(languages)}]"

@@ -14,6 +14,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -43,13 +44,13 @@ class _Untrained:
         return torch.rand(length)
 
 
-def seconds_of(action: object) -> float:
+def seconds_of(action: Callable[[], object]) -> float:
     start = time.perf_counter()
-    action()  # type: ignore[operator]
+    action()
     return time.perf_counter() - start
 
 
-def growth_of(action: object) -> float:
+def growth_of(action: Callable[[], object]) -> float:
     """Bytes by which an action raises this process's resident memory at most, files mapped into it included."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is resident now
     before = _peak_resident()
@@ -85,7 +86,12 @@ def measure(engine: Engine, directory: Path, num_saves: int) -> dict[str, float]
     files = [file for file in path.rglob("*") if file.is_file()]
     read = seconds_of(lambda: [file.read_bytes() for file in files])
     load = seconds_of(lambda: engine.load_fragments(checkpoint.fragment_files(path)))
-    save_growth = growth_of(lambda: (saver.begin(num_saves + 1, documents), saver.finish()))
+
+    def save() -> None:
+        saver.begin(num_saves + 1, documents)
+        saver.finish()
+
+    save_growth = growth_of(save)
     path = path.with_name(checkpoint_name(num_saves + 1))
     load_growth = growth_of(lambda: engine.load_fragments(checkpoint.fragment_files(path)))
     share = BYTES_PER_PARAMETER * sum(fragment.length for fragment in fragments)

@@ -38,10 +38,13 @@ def written_out(query: Tensor, key: Tensor, value: Tensor, layout: AttentionLayo
     return torch.cat(outputs)
 
 
-def inputs(queries: PackedLengths, keys: PackedLengths) -> list[Tensor]:
+def inputs(queries: PackedLengths, keys: PackedLengths) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(0)
-    sizes = (queries.num_tokens, keys.num_tokens, keys.num_tokens)
-    return [torch.randn(n, NUM_HEADS, HEAD_SIZE, dtype=torch.float64, requires_grad=True) for n in sizes]
+
+    def random(num_tokens: int) -> Tensor:
+        return torch.randn(num_tokens, NUM_HEADS, HEAD_SIZE, dtype=torch.float64, requires_grad=True)
+
+    return random(queries.num_tokens), random(keys.num_tokens), random(keys.num_tokens)
 
 
 @pytest.mark.parametrize("attention_dropout", [0.0, 1e-9])

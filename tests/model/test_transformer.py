@@ -79,7 +79,7 @@ def test_the_seed_decides_the_initial_weights() -> None:
 def test_projections_start_smaller_the_deeper_they_are() -> None:
     model = build(d_model=64, num_encoder_layers=4, num_decoder_layers=4)
     for stack in (model.encoder, model.decoder):
-        deviations = torch.stack([layer.feed_forward.inner.weight.std() for layer in stack])
+        deviations = torch.stack([layer.get_parameter("feed_forward.inner.weight").std() for layer in stack])
         torch.testing.assert_close(deviations * torch.arange(1, 5).sqrt(), deviations[:1].expand(4), rtol=0.1, atol=0)
 
 
@@ -135,7 +135,7 @@ def test_filler_changes_nothing(pack: Pack, pairs: list[Any]) -> None:
 @pytest.mark.parametrize("activation_checkpointing", ["full", 1, 2])
 def test_activation_checkpointing_changes_no_number(batch: PackedBatch, activation_checkpointing: Any) -> None:
     """With dropout on: the layer that runs again in backward draws the same masks."""
-    variant = {"attention_dropout": 0.1, "num_encoder_layers": 2}
+    variant: dict[str, Any] = {"attention_dropout": 0.1, "num_encoder_layers": 2}
     kept = gradients(build(**variant), batch)
     options = {"activation_checkpointing": activation_checkpointing}
     checkpointed = gradients(build(**variant, options=options), batch)

@@ -35,7 +35,7 @@ class _Context(SpawnContext):
     Process = _Worker  # type: ignore[assignment]
 
 
-def worker_pool(num_workers: int, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> ProcessPoolExecutor:
+def worker_pool(num_workers: int, initializer: Callable[..., object], initargs: tuple[Any, ...]) -> ProcessPoolExecutor:
     """A pool whose processes are already starting; each calls `initializer(*initargs)` first.
 
     They import the parent's `__main__` again, which therefore must import nothing heavy at its top. A worker that is

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from trainer.configuration.sections import HangConfig
 from trainer.errors import ExitStatus
@@ -132,7 +132,11 @@ class Watchdog:
             write_atomically(self._path, json.dumps(beat), durable=False)
 
     def _write_stacks(self) -> None:
-        for open_file in (lambda: self._path.with_suffix(".stacks").open("w"), lambda: os.fdopen(os.dup(2), "w")):
+        places: tuple[Callable[[], TextIO], ...] = (
+            lambda: self._path.with_suffix(".stacks").open("w"),
+            lambda: os.fdopen(os.dup(2), "w"),
+        )
+        for open_file in places:
             with suppress(OSError), open_file() as file:
                 faulthandler.dump_traceback(file)
 

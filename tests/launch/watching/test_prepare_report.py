@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,7 +106,8 @@ def test_kills_at_any_moment_change_nothing_and_cost_no_finished_part(start: Sta
         assert re.search(rf"left out, {said}: \d+ pairs \(\d\.\d\d%\), such as\n    .+  \|  ", output), output
     assert re.search(r"ready: \d+,\d{3} pairs to train on\n$", output)
 
-    cache, kept = tmp_path / "killed" / "data", {}
+    cache = tmp_path / "killed" / "data"
+    kept: dict[Any, Any] = {}
     num_parts = NUM_PAIRS // PART_PAIRS
     counts = sorted(random.sample(range(1, num_parts - 20), 3))
     for count in counts:

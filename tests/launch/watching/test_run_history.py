@@ -23,7 +23,7 @@ def test_each_restart_has_its_reason() -> None:
         {"time": 45.0, "rank": 1, "error": "OSError: no disk", "step": 61},
         {"time": 45.5, "rank": 0, "error": "RuntimeError: connection closed", "step": 61},
     ]
-    requeues = [{"time": 21.0, "job": 7, "reason": "the time limit"}, {"no": "reason"}]
+    requeues: list[dict[str, Any]] = [{"time": 21.0, "job": 7, "reason": "the time limit"}, {"no": "reason"}]
     found = restarts(events, failures, requeues)
     assert [(restart.step, restart.reason) for restart in found] == [
         (40, "SIGUSR1; SLURM: the time limit"),

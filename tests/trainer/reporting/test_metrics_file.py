@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,18 +20,18 @@ from trainer.reporting.metrics_file import MetricsFile, read_metrics
 from trainer.reporting.step_meter import StepMeter, count_cells
 
 
-def write(path: Path, *records: dict, resume_step: int = 0) -> None:
+def write(path: Path, *records: dict[str, Any], resume_step: int = 0) -> None:
     file = MetricsFile.open(path, resume_step)
     for record in records:
         file.write(record)
     file.close()
 
 
-def train(step: int) -> dict:
+def train(step: int) -> dict[str, Any]:
     return {"kind": "train", "step": step, "loss": 1.0 / (step + 1)}
 
 
-def valid(step: int) -> dict:
+def valid(step: int) -> dict[str, Any]:
     return {"kind": "valid", "step": step, "name": "val", "bleu": 30.5}
 
 

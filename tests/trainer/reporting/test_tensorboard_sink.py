@@ -7,6 +7,7 @@ from trainer.errors import UserError
 from trainer.reporting import tensorboard_sink as tensorboard
 from trainer.reporting.background_tracker import BackgroundTracker, NoTracker, Trackers
 from trainer.reporting.tensorboard_sink import TensorBoardSink, require_tensorboard
+from trainer.run_directory.stop_reason import RunOutcome
 
 SAMPLE = {"source": "Ja.", "hypothesis": "Yes.", "reference": "Yes.", "chrf": 100.0}
 
@@ -22,7 +23,7 @@ def start(run: Path, start_step: int, records: list[dict[str, Any]]) -> list[str
     )
     for record in records:
         tracker.log(record)
-    tracker.close("finished")
+    tracker.close(RunOutcome.FINISHED)
     return messages
 
 

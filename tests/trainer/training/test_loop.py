@@ -208,7 +208,7 @@ def test_a_loss_far_above_the_others_is_skipped_if_configured(tmp_path: Path) ->
         engine.num_updates += not skipped
         return StepResult(loss, loss, 5, 0.5, skipped)
 
-    engine.step = step  # type: ignore[method-assign]
+    engine.step = step  # type: ignore[method-assign, assignment]
     loop = make_loop(tmp_path, engine, max_steps=50, bad_steps=BadStepsConfig(spike_threshold=8.0))
     loop.run()
     assert [(step, event) for step, event, _ in events(loop) if event != "saved"] == [(40, "skipped")]
@@ -245,7 +245,7 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(tmp_path: Path) 
             loop._stop.reason = StopReason.SIGTERM
         return real_step(*arguments)
 
-    engine.step = step_with_signal  # type: ignore[method-assign]
+    engine.step = step_with_signal  # type: ignore[method-assign, assignment]
     assert loop.run() == "SIGTERM"
     assert [path.name for path in list_checkpoints(tmp_path)] == [checkpoint_name(s) for s in (2, 3)]
 

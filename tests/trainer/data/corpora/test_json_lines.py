@@ -1,6 +1,7 @@
 """JSON lines give the two texts of every object, or the line that has none."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from trainer.errors import UserError
 GOOD = '{"en": "one", "de": "eins", "score": 0.5}'
 
 
-def read(path: Path, *rows: str, **settings: tuple[str, str]) -> list[tuple[str, str]]:
+def read(path: Path, *rows: str, **settings: Any) -> list[tuple[str, str]]:
     path.write_text("\n".join(rows))
     corpus = CorpusConfig(jsonl=str(path), **(settings or {"columns": ("en", "de")}))
     return [pair for block in read_pairs(corpus) for pair in zip(*block, strict=True)]

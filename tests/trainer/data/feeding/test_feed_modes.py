@@ -111,7 +111,8 @@ def test_a_walk_over_world_sizes_reads_what_an_uninterrupted_run_reads(feeds: Fe
 def test_each_pair_once_per_pass_and_what_is_too_long_is_counted(make_store: MakeStore, tokenizer: Tokenizer) -> None:
     """With one window a pass, so that the passes can be told apart."""
     store = make_store(256, seed=3, kind="text")
-    fits_N = encoder(tokenizer, None).encode(*(t.texts(np.arange(256)) for t in (store.source, store.target))).kept_N
+    chosen = np.arange(256)
+    fits_N = encoder(tokenizer, None).encode(store.source.texts(chosen), store.target.texts(chosen)).kept_N
     fitting = np.flatnonzero(fits_N).tolist()
     assert 0 < len(fitting) < 256
     config = DataConfig(
@@ -196,8 +197,13 @@ def test_token_stores_are_read_only_where_needed(make_store: MakeStore, monkeypa
         world.steps(3)
         state = world.state()
     read = StoredPairs._read
+
+    def noting(self: StoredPairs, draws: Any) -> Any:
+        asked.append(len(draws))
+        return read(self, draws)
+
     monkeypatch.setattr(StoredPairs, "chunk_pairs", 64)
-    monkeypatch.setattr(StoredPairs, "_read", lambda self, draws: asked.append(len(draws)) or read(self, draws))
+    monkeypatch.setattr(StoredPairs, "_read", noting)
     with World([store], 1, config) as world:
         world.restored(state).steps(1)
     assert sum(asked) <= 8 * 64

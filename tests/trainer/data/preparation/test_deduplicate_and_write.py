@@ -17,7 +17,7 @@ TARGETS = [["A", "B", "A"], ["C"], [], ["B", "D", "other"]]
 
 def naive_repeats(parts: list[NDArray[np.uint64]]) -> list[list[bool]]:
     seen: set[int] = set()
-    repeats = []
+    repeats: list[list[bool]] = []
     for part in parts:
         repeats.append([])
         for value in part.tolist():

@@ -54,7 +54,7 @@ def test_after_other_failures_what_is_finished_stays(tmp_path: Path, failure: ty
 @pytest.mark.slow
 def test_processes_take_turns(tmp_path: Path) -> None:
     (tmp_path / "counter").write_text("0")
-    command = [sys.executable, "-c", COUNT, tmp_path / ".parts", tmp_path / "counter"]
+    command = [sys.executable, "-c", COUNT, str(tmp_path / ".parts"), str(tmp_path / "counter")]
     root = Path(__file__).parents[4]
     pipe = subprocess.PIPE
     processes = [subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]

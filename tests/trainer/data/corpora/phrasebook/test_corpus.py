@@ -23,11 +23,11 @@ def words_of(sentences: list[str]) -> set[str]:
 @pytest.mark.parametrize(
     ("split", "low", "high"), [("train", 35_000, 60_000), ("valid", 400, 700), ("test", 1_000, 2_000)]
 )
-def test_counts(split, low, high):
+def test_counts(split: phrasebook.Split, low: int, high: int) -> None:
     assert low <= len(list(phrasebook.pairs(split))) <= high
 
 
-def test_the_content_has_its_version():
+def test_the_content_has_its_version() -> None:
     content = repr([list(phrasebook.pairs(split)) for split in ("train", "valid", "test")])
     checksum = hashlib.sha256(content.encode()).hexdigest()
     # If this fails, the sentences changed: give both a new value, so that prepared data is prepared again.
@@ -35,7 +35,7 @@ def test_the_content_has_its_version():
     assert phrasebook.CONTENT_VERSION == "8201ef8c6d633d1669d4639f4c64aee4d2758fb8786dc290b2ca5f9e70511431"
 
 
-def test_the_same_in_every_process():
+def test_the_same_in_every_process() -> None:
     def checksum(hash_seed: str) -> str:
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
         return subprocess.run(
@@ -45,19 +45,19 @@ def test_the_same_in_every_process():
     assert checksum("1") == checksum("2")
 
 
-def test_splits_share_neither_source_nor_target():
+def test_splits_share_neither_source_nor_target() -> None:
     splits = [list(phrasebook.pairs(split)) for split in ("train", "valid", "test")]
     for side in (0, 1):
         seen = Counter(text for pairs in splits for text in {pair[side] for pair in pairs})
         assert max(seen.values()) == 1
 
 
-def test_a_source_has_one_target_and_occurs_once():
+def test_a_source_has_one_target_and_occurs_once() -> None:
     sources = Counter(source for split in ("train", "valid", "test") for source, _ in phrasebook.pairs(split))
     assert max(sources.values()) == 1
 
 
-def test_the_demonstration_is_held_out():
+def test_the_demonstration_is_held_out() -> None:
     assert ("Je suis étudiant.", "I am a student.") in phrasebook.pairs("test")
     assert "I am a student." not in {target for _, target in phrasebook.pairs("train")}
     # What it takes to generalise to it.
@@ -66,7 +66,7 @@ def test_the_demonstration_is_held_out():
     assert sum("étudiant" in source for source in trained) >= 100
 
 
-def test_every_held_out_word_is_trained():
+def test_every_held_out_word_is_trained() -> None:
     trained = list(phrasebook.pairs("train"))
     for split in ("valid", "test"):
         held_out = list(phrasebook.pairs(split))
@@ -74,7 +74,7 @@ def test_every_held_out_word_is_trained():
             assert words_of([pair[side] for pair in held_out]) <= words_of([pair[side] for pair in trained])
 
 
-def test_training_order_is_mixed():
+def test_training_order_is_mixed() -> None:
     """Neighbours come from different patterns: any thousand sentences hold every kind in about its share."""
     trained = [target for _, target in phrasebook.pairs("train")]
     shares = [sum(target.endswith("?") for target in trained[i : i + 1000]) for i in range(0, 30_000, 1000)]
@@ -96,11 +96,11 @@ def test_training_order_is_mixed():
         ("plus grand que Alice", "Plus grand qu'Alice."),
     ],
 )
-def test_elision_and_contraction(deep, surface):
+def test_elision_and_contraction(deep: str, surface: str) -> None:
     assert sentence(deep, "x")[0] == surface
 
 
-def test_plurals_and_numbers():
+def test_plurals_and_numbers() -> None:
     assert [french_plural(word) for word in ("livre", "cheval", "gâteau", "français", "bleu")] == [
         *("livres", "chevaux", "gâteaux", "français", "bleus")
     ]
@@ -169,6 +169,6 @@ PHENOMENA = {
 
 
 @pytest.mark.parametrize("phenomenon", PHENOMENA)
-def test_phenomenon(phenomenon):
+def test_phenomenon(phenomenon: str) -> None:
     expected = dict(line.strip().split(" | ") for line in PHENOMENA[phenomenon].strip().splitlines())
     assert {source: phrasebook.corpus().get(source) for source in expected} == expected
