@@ -33,7 +33,7 @@ class SearchConfig:
     length (Wu et al. 2016, equation 14; Vaswani et al. 2017, section 6.1, use 4 and 0.6); `length_penalty` >= 0.
     `num_hypotheses`, from 1 to `beam_size`, is how many of the best hypotheses to return for each sentence.
     A target is at most `max_extra_tokens` longer than its source, eos included on both sides (same section).
-    `forbidden_ids` are never generated: pad, bos and unk, none of which means anything to a reader.
+    `forbidden_ids` are never generated: pad, bos and unk, which mean nothing to a reader.
     """
 
     bos_id: int
