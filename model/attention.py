@@ -81,8 +81,8 @@ def attend(
 def _attend_padded(
     query_THK: Tensor, key_SHK: Tensor, value_SHK: Tensor, layout: AttentionLayout, attention_dropout: float
 ) -> Tensor:
-    query_CHK = _Pad.apply(query_THK, layout.query_padding)  # T H K -> C H K  # type: ignore[no-untyped-call]
-    key_CHK, value_CHK = (_Pad.apply(x, layout.key_padding) for x in (key_SHK, value_SHK))  # S H K -> C H K  # type: ignore[no-untyped-call]
+    query_CHK = _Pad.apply(query_THK, layout.query_padding)  # type: ignore[no-untyped-call]  # T H K -> C H K
+    key_CHK, value_CHK = (_Pad.apply(x, layout.key_padding) for x in (key_SHK, value_SHK))  # type: ignore[no-untyped-call]  # S H K -> C H K
     # The cells of each group of sentences, which are consecutive: C H K -> (N L) H K and (N M) H K.
     queries = query_CHK.split([g.num_sentences * g.query_length for g in layout.groups])
     num_keys = [g.num_sentences * g.key_length for g in layout.groups]
@@ -91,7 +91,7 @@ def _attend_padded(
         _attend_group(q, k, v, group, attention_dropout)
         for q, k, v, group in zip(queries, keys, values, layout.groups, strict=True)
     ]
-    return _Unpad.apply(torch.cat(outputs), layout.query_padding)  # C H K -> T H K  # type: ignore[no-untyped-call]
+    return _Unpad.apply(torch.cat(outputs), layout.query_padding)  # type: ignore[no-untyped-call]  # C H K -> T H K
 
 
 def _attend_group(query: Tensor, key: Tensor, value: Tensor, group: PaddedGroup, attention_dropout: float) -> Tensor:

@@ -336,7 +336,7 @@ def test_a_run_of_the_sweep_is_one_training_under_the_agents_id(tmp_path: Path) 
 
     root = Path(__file__).parents[3]
     sweep = yaml.safe_load((root / "configs" / "wandb" / "sweep.yaml").read_text())
-    chosen = {"optimizer.peak_lr": {"value": 0.0005}, "model.dropout": {"value": 0.2}}
+    chosen: dict[str, dict[str, object]] = {"optimizer.peak_lr": {"value": 0.0005}, "model.dropout": {"value": 0.2}}
     small = {"run.max_steps": 2, "evaluation.max_sentences": 2, "engine.kind": "ddp", "tokenizer.vocab_size": 500}
     small |= {"data.train.0.limit": 1000, "data.valid.0.limit": 20, "data.max_tokens": 128, "data.workers": 1}
     chosen |= {name: {"value": value} for name, value in small.items()}
