@@ -15,6 +15,8 @@ from launch.processes.inference_threads import prepare_inference
 from trainer.configuration.sections import Config, EvaluationConfig
 from trainer.errors import OutOfMemory, UserError
 
+_MAX_LINE_BYTES = 1 << 24  # of the standard input, as of a corpus
+
 
 def config(options: Namespace) -> int:
     """Prints the resolved configuration."""
@@ -161,7 +163,12 @@ def _translations(options: Namespace, lines: Iterable[str]) -> Iterator[str]:
 
 def _lines(stream: BinaryIO) -> Iterator[str]:
     """Lines end at line feeds only: the other separators of Unicode belong to the text."""
-    for number, line in enumerate(stream, 1):
+    for number, line in enumerate(iter(lambda: stream.readline(_MAX_LINE_BYTES + 1), b""), 1):
+        if len(line) > _MAX_LINE_BYTES:
+            raise UserError(
+                f"Line {number} of the standard input is longer than {_MAX_LINE_BYTES:,} bytes: "
+                "give one sentence per line."
+            )
         try:
             yield line.removesuffix(b"\n").decode()
         except UnicodeDecodeError as error:

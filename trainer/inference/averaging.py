@@ -1,4 +1,4 @@
-"""Averaging the last checkpoints of a run, as the paper does for its results (section 6.1)."""
+"""Averages the last checkpoints of a run, as the paper does for its results (section 6.1)."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def average(run_directory: Path, number: int, output: Path, best: bool = False) 
     """Writes to `output` a model directory with the mean, in fp32, of the weights of `number` checkpoints.
 
     They are the last ones, or with `best` those with the highest validation score. Holds two sets of weights at a time.
-    Raises UserError where the run has fewer such checkpoints or one is damaged.
+    Raises UserError if the run has fewer such checkpoints, or if one is damaged.
     """
     refuse_existing(output)
     config = configuration.load_resolved(config_path(run_directory))
@@ -36,7 +36,7 @@ def average(run_directory: Path, number: int, output: Path, best: bool = False) 
 
 
 def _choose(checkpoints: list[Path], number: int, kind: str, run_directory: Path) -> list[Path]:
-    """The last `number` of the list, each verified; `kind` is how the user asked for them."""
+    """Returns the last `number` of the list, each verified. `kind` is the option by which the user asked for them."""
     if len(checkpoints) < number:
         what = "published checkpoints that were validated" if kind == "best" else "published checkpoints"
         raise UserError(
@@ -50,7 +50,7 @@ def _choose(checkpoints: list[Path], number: int, kind: str, run_directory: Path
 
 
 def mean_weights(checkpoints: list[Path]) -> dict[str, Tensor]:
-    """The arithmetic mean of each weight, as `read_weights` gives it."""
+    """Returns the arithmetic mean of each weight, in the form that `read_weights` returns."""
     total = read_weights(checkpoints[0])
     for checkpoint in checkpoints[1:]:
         for name, weight in read_weights(checkpoint).items():

@@ -1,8 +1,8 @@
-"""The artefact to use: a directory with the weights, the configuration and the tokenizer of one trained model.
+"""Model directories: the weights, the configuration and the tokenizer of one trained model.
 
     model.safetensors (fp32, by parameter name)   config.yaml   tokenizer.model (or one for each language)
 
-Nothing in it needs an engine to be read. A run directory and a checkpoint can be loaded in its place.
+It is read without an engine. A run directory or a checkpoint can be loaded in its place.
 """
 
 import shutil
@@ -45,7 +45,7 @@ def save_model_directory(
 ) -> None:
     """Writes a model directory under a temporary name and publishes it by one rename.
 
-    Raises UserError where `directory` exists already or the disk refuses; nothing half-written stays behind.
+    Raises UserError if `directory` exists already or cannot be written; no incomplete folder stays behind.
     """
     refuse_existing(directory)
     temporary = directory.with_name(f".tmp-{directory.name}")
@@ -64,7 +64,7 @@ def save_model_directory(
 
 
 def refuse_existing(directory: Path) -> None:
-    """Raises UserError where something is in the way of a new model directory."""
+    """Raises UserError if the path of a new model directory exists already."""
     if directory.exists():
         raise UserError(f"{directory} exists already: name another output directory or remove it first.")
 
@@ -73,7 +73,7 @@ def load(path: Path, device: str = "auto") -> LoadedModel:
     """Loads a model directory, a checkpoint, or the best checkpoint of a run directory (without scores: the newest).
 
     `device` `auto` takes CUDA if there is a GPU. On CUDA a model that was trained in bf16 computes in bf16, which the
-    hardware is made for; on the CPU it computes in fp32. Raises UserError where something is missing or damaged.
+    hardware is made for; on the CPU it computes in fp32. Raises UserError if something is missing or damaged.
     """
     home, checkpoint = _locate(path)
     config = configuration.load_resolved(home / CONFIG)
@@ -90,7 +90,7 @@ def load(path: Path, device: str = "auto") -> LoadedModel:
 
 
 def build_model(config: Config, tokenizers: TokenizerPair, compute_dtype: torch.dtype = torch.float32) -> Transformer:
-    """The configured model in training mode, fp32 parameters on the CPU, drawn from torch's global seed."""
+    """Returns the model in training mode, with fp32 parameters on the CPU drawn from torch's global generator."""
     return Transformer(
         config.model,
         tokenizers.target.vocab_size,
@@ -104,7 +104,7 @@ def build_model(config: Config, tokenizers: TokenizerPair, compute_dtype: torch.
 def put_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: Path | str) -> None:
     """Copies weights by name, of the parameter's shape or flattened, into `model`.
 
-    Raises UserError, which names `origin`, where they are not the weights of such a model.
+    Raises UserError, which names `origin`, if they are not the weights of such a model.
     """
     parameters = dict(model.named_parameters())
     if different := sorted(parameters.keys() ^ weights.keys()):
@@ -121,7 +121,7 @@ def put_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: Path | 
 
 
 def _locate(path: Path) -> tuple[Path, Path | None]:
-    """Where configuration and tokenizer lie, and the checkpoint that holds the weights (None: a model directory)."""
+    """Returns the folder of configuration and tokenizer, and the checkpoint with the weights (None: in the folder)."""
     if (path / WEIGHTS).exists():
         return path, None
     if (path / CHECKPOINTS).is_dir():
@@ -137,7 +137,7 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
 
 
 def _best_checkpoint(run_directory: Path) -> Path:
-    """The sound checkpoint with the highest validation score; where none was scored, the newest."""
+    """Returns the undamaged checkpoint with the highest validation score; if none was scored, the newest."""
     metric = configuration.load_resolved(run_directory / CONFIG).evaluation.metric
     for checkpoint in best_first(list_checkpoints(run_directory), metric):
         if not verify(checkpoint):

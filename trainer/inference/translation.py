@@ -1,4 +1,4 @@
-"""Text in, text out: lines to token ids, through the search in batches of similar length, and back in order."""
+"""Translates text: lines to token ids, beam search in batches of similar length, and back to lines in order."""
 
 import logging
 import math
@@ -32,7 +32,7 @@ class Translator:
     """Translates lines of text with one model.
 
     `max_length` is the longest source in tokens, eos included, that the model was trained on; a longer line is
-    translated in pieces. `decoding` gives beam size and length penalty where a call does not.
+    translated in pieces. `decoding` has the beam size and the length penalty for calls without them.
     """
 
     def __init__(
@@ -55,13 +55,16 @@ class Translator:
         beam_size: int | None = None,
         length_penalty: float | None = None,
         after_batch: Callable[[], None] = lambda: None,
+        first_line: int = 1,
     ) -> list[str]:
-        """One translation a line, in order; the translation of a blank line is empty.
+        """Returns one translation per line, in order. The translation of a blank line is empty.
 
-        `after_batch` is called after each batch; what it raises ends the work.
+        `after_batch` is called after each batch; an exception that it raises ends the work. `first_line` is the number
+        of the first line, for the warning.
         """
         encoded = self._tokenizers.source.encode(lines)
-        pieces = [self._encode(line, ids) for line, ids in zip(lines, encoded, strict=True)]
+        numbered = enumerate(zip(lines, encoded, strict=True), first_line)
+        pieces = [self._encode(number, line, ids) for number, (line, ids) in numbered]
         config = self._search_config(beam_size, length_penalty)
         translated = iter(self._search([ids for group in pieces for ids in group], config, after_batch))
         return [" ".join(next(translated) for _ in group) for group in pieces]
@@ -69,12 +72,18 @@ class Translator:
     def translate_stream(
         self, lines: Iterable[str], beam_size: int | None = None, length_penalty: float | None = None
     ) -> Iterator[str]:
-        """Like `translate`, but without end: gives what is ready when no more lines are waiting."""
+        """Like `translate`, for lines that arrive over time: yields what is ready when no more lines are waiting."""
+        first_line = 1
         for chunk in ready_chunks(lines):
-            yield from self.translate([line.removesuffix("\n") for line in chunk], beam_size, length_penalty)
+            texts = [line.removesuffix("\n") for line in chunk]
+            yield from self.translate(texts, beam_size, length_penalty, first_line=first_line)
+            first_line += len(chunk)
 
-    def _encode(self, line: str, ids: list[int]) -> list[list[int]]:
-        """The sources that stand for a line with the token ids `ids`: none, one, or several where it is too long."""
+    def _encode(self, number: int, line: str, ids: list[int]) -> list[list[int]]:
+        """The sources to translate for a line with the token ids `ids`: none if it is blank, several if it is too long.
+
+        No source is longer than the model's limit, so the memory of a batch does not depend on the lines.
+        """
         if not ids:
             return []
         if self._fits(ids):
@@ -82,8 +91,9 @@ class Translator:
         if not self._warned:
             self._warned = True
             _log.warning(
-                "a line of %d tokens is longer than the model's limit (data.max_length, %d): it and others like it are "
-                "translated in pieces",
+                "line %d has %d tokens, which is longer than the model's limit (data.max_length, %d): it and others "
+                "like it are translated in pieces",
+                number,
                 len(ids) + 1,
                 self._max_length,
             )
@@ -94,7 +104,7 @@ class Translator:
         return len(ids) < self._max_length
 
     def _search(self, pieces: list[list[int]], config: SearchConfig, after_batch: Callable[[], None]) -> list[str]:
-        """The best translation of each source, given without eos."""
+        """Returns the text of the best hypothesis for each source. The sources come without eos."""
         sources = [[*ids, self._tokenizers.source.eos_id] for ids in pieces]
         best: list[list[int]] = [[] for _ in sources]
         max_sentences = max_batch_sentences(config.beam_size, self._tokenizers.target.vocab_size)
@@ -120,21 +130,21 @@ class Translator:
 
 
 def load_translator(path: Path, device: str = "auto") -> Translator:
-    """A translator from a model directory, a run directory or a checkpoint. Raises UserError as `load` does."""
+    """Loads a translator from a model directory, a run directory or a checkpoint. Raises UserError as `load` does."""
     loaded = load(path, device)
     config = loaded.config
     return Translator(loaded.model, loaded.tokenizers, config.data.max_length, config.evaluation, loaded.device)
 
 
 def max_batch_sentences(beam_size: int, vocab_size: int) -> int:
-    """How many sentences to decode at once, so that a step has at most `MAX_BATCH_LOGITS` logits; at least one."""
+    """Returns how many sentences to decode at once: a step has at most `MAX_BATCH_LOGITS` logits; at least one."""
     return max(1, MAX_BATCH_LOGITS // (beam_size * vocab_size))
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int, max_sentences: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, at most `max_tokens` with padding (or one longer sentence) each.
+    """Yields indices in batches of similar length: at most `max_tokens` with padding (or one longer sentence) each.
 
-    No batch has more than `max_sentences`. The longest come first, so that memory runs out at once if at all.
+    No batch has more than `max_sentences`. The longest come first: if memory runs out, it does so at once.
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -147,8 +157,10 @@ def batches_by_length(lengths: Sequence[int], max_tokens: int, max_sentences: in
 
 
 def split(text: str, fits: Callable[[str], bool]) -> list[str]:
-    """Pieces of a text that fit, without the space between them: cut as near the middle as possible at the end of a
-    sentence or clause, otherwise between words, otherwise anywhere."""
+    """Returns pieces of a text that all fit, without the space between them.
+
+    Cuts as near the middle as possible at the end of a sentence or clause, otherwise between words, otherwise anywhere.
+    """
     text = text.strip()
     if len(text) < 2 or fits(text):
         return [text]
@@ -161,10 +173,10 @@ def split(text: str, fits: Callable[[str], bool]) -> list[str]:
 
 
 def ready_chunks(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Lines in chunks that never wait long for more: a line typed at a terminal comes back alone, a file comes in
-    chunks that double from `FIRST_CHUNK` to `LARGEST_CHUNK`.
+    """Yields lines in chunks without waiting long for more.
 
-    A thread reads ahead by one chunk; what it raises is raised here, after the lines before it.
+    A line typed at a terminal is a chunk of its own; a file comes in chunks that double from `FIRST_CHUNK` to
+    `LARGEST_CHUNK`. A thread reads ahead by one chunk; its exceptions are raised here, after the lines before them.
     """
     waiting: queue.Queue[str | BaseException | None] = queue.Queue(LARGEST_CHUNK)
     threading.Thread(target=_read_into, args=(lines, waiting), daemon=True).start()
@@ -193,7 +205,7 @@ def _read_into(lines: Iterable[str], waiting: "queue.Queue[str | BaseException |
 def _next_chunk(
     waiting: "queue.Queue[str | BaseException | None]", size: int
 ) -> tuple[list[str], BaseException | bool]:
-    """Up to `size` lines, and whether the input has ended (or what ended it)."""
+    """Returns up to `size` lines, and whether the input has ended (or the exception that ended it)."""
     item = waiting.get()
     chunk: list[str] = []
     while isinstance(item, str):

@@ -1,4 +1,4 @@
-"""The files of a corpus: found by path, glob or address, opened, decompressed, told apart from earlier versions."""
+"""Files of a corpus: finds them by path, glob or address, opens, decompresses and identifies them."""
 
 import bz2
 import errno
@@ -26,7 +26,7 @@ from trainer.data.corpora.remote_files import (
 from trainer.errors import Unavailable, UserError, error_line
 
 _READ_BYTES = 1 << 16
-# What a local disk, a network file system or a full memory says and may not say at the next start.
+# Errors of a disk, a network file system or a full memory that may have passed at the next start.
 _PASSING = {errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT, errno.ENFILE, errno.EMFILE}
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
@@ -70,14 +70,14 @@ def check_files(pattern: str) -> None:
 
 
 def open_file(path: str) -> BinaryIO:
-    """The bytes of one file as they are stored; those of a remote one are fetched as they are read."""
+    """Opens one file for its bytes as they are stored. A remote file is fetched while it is read."""
     return cast(BinaryIO, open_remote_file(path)) if is_remote(path) else open(path, "rb")
 
 
 def read_bytes(path: str) -> Iterator[bytes]:
-    """One file in pieces, decompressed where its name ends in .gz, .bz2, .xz or .zst.
+    """Yields the content of one file, decompressed if its name ends in .gz, .bz2, .xz or .zst.
 
-    Raises UserError, naming the file, for what cannot be read to its end.
+    Raises UserError, which names the file, if it is an archive or cannot be read to its end.
     """
     with naming(path), open_file(path) as file:
         pieces = iter(lambda: file.read(_READ_BYTES), b"")
@@ -86,7 +86,7 @@ def read_bytes(path: str) -> Iterator[bytes]:
 
 
 def file_identity(path: str) -> list[Any]:
-    """Place, size and what changes with the content, JSON-able: the modification time, or a remote store's mark."""
+    """Returns path, size and modification time (or what a remote store has instead), as a value for JSON."""
     with naming(path):
         if is_remote(path):
             return remote_file_identity(path)
@@ -96,7 +96,7 @@ def file_identity(path: str) -> list[Any]:
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Turns whatever goes wrong with a file into a UserError that names it, Unavailable for what may pass."""
+    """Turns every error in the block into a UserError that names the file: Unavailable if the error may pass."""
     try:
         yield
     except UserError:
@@ -148,9 +148,9 @@ def _suffix(path: str) -> str:
 
 
 def _decompress(pieces: Iterable[bytes], new_decompressor: Callable[[], Any]) -> Iterator[bytes]:
-    """The content of one or more compressed streams, one after another, maybe with zeros between them.
+    """Yields the content of one or more compressed streams in a row, possibly with zeros between them.
 
-    Raises EOFError where the last one is not complete, which the reader of `zstandard` would not notice.
+    Raises EOFError if the last one is incomplete, which the reader of `zstandard` does not notice.
     """
     stream = None
     for piece in pieces:

@@ -14,9 +14,9 @@ _TIMEOUT_SECONDS = 10.0
 
 
 def read_hub(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
-    """Blocks of pairs from one split of a dataset, as `hub_revision` has it; nothing of it is kept on the disk.
+    """Yields blocks of pairs from one split of a dataset at `hub_revision`, without a copy on the disk.
 
-    Raises UserError, naming the dataset and where it applies the row, for what the Hub does not give or is no text.
+    Raises UserError, which names the dataset and the row if there is one, for what the Hub refuses or is no text.
     """
     assert corpus.hub is not None
     revision = hub_revision(corpus.hub)
@@ -43,9 +43,9 @@ def read_hub(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
 
 @cache
 def hub_revision(name: str) -> str | None:
-    """The commit that a dataset is at; the same one for the life of this process, so that no two can be mixed.
+    """Returns the current commit of a dataset; always the same within a process, so that no two are mixed.
 
-    One short question before `datasets` asks with its many retries. Raises UserError for what the Hub does not give.
+    One short request, before `datasets` makes its own with many retries. Raises UserError if the Hub refuses.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -80,9 +80,9 @@ def _open(corpus: CorpusConfig, revision: str | None) -> Any:
 
 
 def _is_lasting(error: Exception) -> bool:
-    """Whether asking again is of no use, as for an unknown configuration or split.
+    """Whether a retry is useless, as for an unknown configuration or split.
 
-    A FileNotFoundError may be the Hub's silence: its client then looks for the file in its cache.
+    FileNotFoundError does not count: without an answer from the Hub, its client looks for the file in its cache.
     """
     from datasets.data_files import EmptyDatasetError
     from datasets.exceptions import DatasetsError

@@ -13,10 +13,10 @@ _MAX_DIGITS = 4000
 
 
 def read_jsonl(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
-    """Blocks of pairs from the keys `columns`, or from the entries `languages` of an object `translation`.
+    """Yields blocks of pairs from the keys `columns`, or from the entries `languages` of an object `translation`.
 
-    A null is an empty text; blank lines are left out. Raises UserError, naming file and line, for a line without two
-    texts.
+    A null is an empty text; blank lines are left out. Raises UserError, which names file and line, for a line without
+    two texts.
     """
     assert corpus.jsonl is not None
     for path in find_files(corpus.jsonl):
@@ -25,7 +25,7 @@ def read_jsonl(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
             try:
                 yield _read_block(lines, corpus)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                # Looked for once more, line by line, so that the good lines need not count.
+                # Searches the line again, so that reading sound lines does not have to count.
                 for number, line in enumerate(lines, lines_before + 1):
                     if line.strip():
                         _check_line(line, corpus, f"{path}, line {number}")
@@ -45,7 +45,7 @@ def _read_block(lines: list[str], corpus: CorpusConfig) -> tuple[list[str], list
 
 
 def _integer(digits: str) -> int | float:
-    """Python reads no integer of more than 4,300 digits; what such a number is, no text depends on."""
+    """Python refuses integers of more than 4,300 digits. They are next to the texts, so their value does not matter."""
     return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
 
 
@@ -61,7 +61,7 @@ def _text(value: Any) -> str:
 
 
 def _check_line(line: str, corpus: CorpusConfig, place: str) -> None:
-    """Raises UserError where the line has no two texts."""
+    """Raises UserError if the line does not have two texts."""
     try:
         row = _decode(line)
     except RecursionError:

@@ -1,4 +1,4 @@
-"""Text files as blocks of lines that know their numbers."""
+"""Text files as blocks of lines."""
 
 import codecs
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ _MAX_LINE_BYTES = 1 << 24
 
 
 def line_blocks(path: str) -> Iterator[list[str]]:
-    """The lines of a file, decompressed, about a megabyte at a time.
+    """Yields the lines of a file, decompressed, about a megabyte at a time.
 
-    A line ends at a line feed and nowhere else, so that its number is that of every other tool; the text reader of
+    A line ends at a line feed and nowhere else, so that its number is the same as in other tools. The text reader of
     `datasets` also ends lines at a lone carriage return, which shifts one side of a corpus against the other.
-    Raises UserError, naming file and line, for what is not UTF-8 or has no line feeds.
+    Raises UserError, which names file and line, for text that is not UTF-8 or has no line feeds.
     """
     num_lines = 0
     for block in _whole_lines(path):
@@ -25,7 +25,7 @@ def line_blocks(path: str) -> Iterator[list[str]]:
 
 
 def _whole_lines(path: str) -> Iterator[bytes]:
-    """The file in blocks that were cut at line feeds, which are left out."""
+    """Yields the file in blocks that end at a line feed, without that line feed."""
     pieces: list[bytes] = []
     num_bytes = num_lines = 0
     for piece in _pieces(path):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 _TRIES = 5
 _SECONDS_BETWEEN_TRIES = 5.0
 _SILENCE_SECONDS = 20.0
-# What a file system may call the mark that changes with a file's content, in lower-case letters and digits.
+# Names that file systems give to a value that changes with the content, in lower-case letters and digits.
 _MARKS = ("etag", "md5", "contentmd5", "blobid", "sha256", "crc", "mtime", "lastmodified", "updated", "created")
 
 Result = TypeVar("Result")
@@ -22,14 +22,14 @@ def is_remote(path: str) -> bool:
 
 
 def check_protocol(address: str) -> None:
-    """Asks no network; raises ImportError or ValueError for a protocol that cannot be spoken here."""
+    """Raises ImportError or ValueError for a protocol that is not available here. Asks no network."""
     import fsspec  # here, because it takes a tenth of a second, and most corpora are local files
 
     fsspec.get_filesystem_class(address.split("://")[0])
 
 
 def find_remote_files(address: str) -> list[str]:
-    """The address itself, or what its `*` and `[...]` match in sorted order (a `?` begins a query)."""
+    """Returns the address itself, or the files that its `*` and `[...]` match, sorted. A `?` begins a query."""
     if not any(mark in address for mark in "*["):
         return [address]
     system, path = _file_system(address)
@@ -39,14 +39,14 @@ def find_remote_files(address: str) -> list[str]:
 
 
 def open_remote_file(address: str) -> io.RawIOBase:
-    """The bytes of a file, fetched as they are read."""
+    """Opens a file whose bytes are fetched while they are read."""
     system, path = _file_system(address)
     open_file = _open_over_http if _is_http(address) else _open
     return _PatientFile(_patiently(lambda: open_file(system, path)), system)
 
 
 def remote_file_identity(address: str) -> list[Any]:
-    """Address, size, and what the store gives of hash, tag or time."""
+    """Returns address, size, and the hash, tag or time that the store has for the file."""
     system, path = _file_system(address)
     info = _patiently(lambda: system.info(path))
     marks = {re.sub("[^a-z0-9]", "", key.lower()): str(value) for key, value in info.items()}
@@ -54,14 +54,14 @@ def remote_file_identity(address: str) -> list[Any]:
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether there is no such file; fsspec says so of a silent HTTP server, too, but gives the cause."""
+    """Whether the file does not exist. fsspec raises the same for a silent HTTP server, but with a cause."""
     cause = error.__cause__
     is_of_http = isinstance(cause, TimeoutError) or type(cause).__module__.startswith("aiohttp.")
     return isinstance(error, FileNotFoundError) and (not is_of_http or getattr(cause, "status", None) in (404, 410))
 
 
 def is_lasting(error: Exception) -> bool:
-    """Whether asking again is of no use; every protocol has exceptions of its own for what may pass."""
+    """Whether a retry is useless. Errors that may pass have types of their own in each protocol."""
     return is_missing(error) or isinstance(error, PermissionError | NotImplementedError | ImportError | ValueError)
 
 
@@ -98,7 +98,7 @@ def _open_over_http(system: Any, path: str) -> Any:
 
 
 def _patiently(action: Callable[[], Result]) -> Result:
-    """The result of asking a remote store, asked again after a while when the network fails."""
+    """Returns what `action` returns; repeats it after a pause if the network fails."""
     for tries_left in reversed(range(_TRIES)):
         try:
             return action()
@@ -110,11 +110,11 @@ def _patiently(action: Callable[[], Result]) -> Result:
 
 
 class _PatientFile(io.RawIOBase):
-    """A remote file whose reads are tried again; fsspec moves its position only after a read that went well."""
+    """A remote file that repeats failed reads. fsspec moves its position only after a successful read."""
 
     def __init__(self, file: Any, system: Any) -> None:
         self._file = file
-        self._system = system  # an archive closes its files when nobody refers to it any more
+        self._system = system  # kept, because an archive closes its files when it is garbage-collected
 
     def readable(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Every corpus as blocks of aligned text, whatever it is stored in."""
+"""Reads every kind of corpus as blocks of aligned text."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -21,15 +21,15 @@ from trainer.data.corpora.text_files import read_parallel, read_tsv
 from trainer.errors import UserError
 
 Block = tuple[list[str], list[str]]
-"""Sources and targets, equally many, line n of one being the translation of line n of the other."""
+"""Sources and targets, equally many: line n of one is the translation of line n of the other."""
 
 _BLOCK_PAIRS = 10_000
 
 
 def read_pairs(corpus: CorpusConfig) -> Iterator[Block]:
-    """The pairs of a corpus in its own order, at most `limit` of them, the same at every call.
+    """Yields the pairs of a corpus in its own order, at most `limit` of them, the same at every call.
 
-    Raises UserError, naming the file and where it applies the line or row, for what cannot be read as parallel text.
+    Raises UserError, which names the file and the line or row if there is one, for what is no parallel text.
     """
     remaining = corpus.limit
     empty = True
@@ -47,12 +47,12 @@ def read_pairs(corpus: CorpusConfig) -> Iterator[Block]:
 
 
 def corpus_place(corpus: CorpusConfig) -> str:
-    """Where a corpus comes from, for messages: the path of its (source) files, or what the dataset is called."""
+    """Returns the path of the (source) files, or the name of the dataset, for messages."""
     return next(iter(_patterns(corpus).values()), None) or corpus.hub or corpus.builtin or corpus_name(corpus)
 
 
 def corpus_name(corpus: CorpusConfig) -> str:
-    """`name` where one is given, otherwise the file's or the dataset's own name, fit for a folder's name."""
+    """Returns `name` if it is set, otherwise the file's or dataset's name with characters that suit a folder."""
     if corpus.name:
         name = corpus.name
     elif corpus.hub:
@@ -113,12 +113,12 @@ def _target_identities(source: str, target: str) -> list[Any]:
 
 
 def source_revision(corpus: CorpusConfig) -> str | None:
-    """Which revision of a Hub's dataset this process reads, None for every other corpus; asks the Hub once."""
+    """Returns the revision of a Hub dataset that this process reads, None for other corpora. Asks the Hub once."""
     return hub_revision(corpus.hub) if corpus.hub else None
 
 
 def _patterns(corpus: CorpusConfig) -> dict[str, str]:
-    """The paths, globs or addresses of a corpus in files, by the settings that give them."""
+    """Returns the paths, globs or addresses of a corpus in files, by setting."""
     ways = ("source", "target", "tsv", "jsonl", "parquet")
     return {way: getattr(corpus, way) for way in ways if getattr(corpus, way) is not None}
 

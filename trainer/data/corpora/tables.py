@@ -1,4 +1,4 @@
-"""Parallel text in Arrow tables: Parquet files, and what the Hub's rows come as."""
+"""Parallel text in Arrow tables: Parquet files and the rows of the Hub."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -26,19 +26,19 @@ def read_parquet(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def _batches(path: str, corpus: CorpusConfig) -> Iterator[Any]:
-    # Imported where needed: commands that read no data should not pay for it.
+    # Imported late: commands that read no data should not pay for it.
     import pyarrow.parquet
 
     with open_file(path) as file:
-        # What is fetched ahead of its reader would stay in memory as a whole.
+        # Read ahead, the whole file would stay in memory.
         table = pyarrow.parquet.ParquetFile(file, pre_buffer=False)
         yield from table.iter_batches(BATCH_ROWS, columns=column_paths(table.schema_arrow, corpus, path))
 
 
 def column_paths(schema: Any, corpus: CorpusConfig, place: str) -> list[str]:
-    """The source's and the target's column, or `translation.<language>` where they are entries of that column.
+    """Returns the columns of source and target, or `translation.<language>` if they are entries of that column.
 
-    Raises UserError for what the table does not have.
+    Raises UserError for a column that the table does not have.
     """
     import pyarrow
 
@@ -59,9 +59,9 @@ def column_paths(schema: Any, corpus: CorpusConfig, place: str) -> list[str]:
 
 
 def read_batch(batch: Any, corpus: CorpusConfig, place: str, first_row: int) -> tuple[list[str], list[str]]:
-    """The pairs of a record batch, a missing text being an empty one.
+    """Returns the pairs of a record batch; a null is an empty text.
 
-    Raises UserError, naming place and row, for a value that is no text or not UTF-8.
+    Raises UserError, which names place and row, for a value that is no text or not UTF-8.
     """
     sources, targets = (
         _texts(_column(batch, path), place, path, first_row) for path in column_paths(batch.schema, corpus, place)

@@ -15,7 +15,7 @@ _MAX_SHOWN = 100
 
 
 def read_parallel(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
-    """Blocks of pairs from `source` and `target`, whose shards belong together as `pair_shards` says."""
+    """Yields blocks of pairs from `source` and `target`, whose shards belong together as `pair_shards` says."""
     assert corpus.source is not None
     assert corpus.target is not None
     for source, target in pair_shards(corpus.source, corpus.target):
@@ -40,10 +40,10 @@ def _read_shard(*paths: str) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def read_tsv(corpus: CorpusConfig) -> Iterator[tuple[list[str], list[str]]]:
-    """Blocks of pairs from tab-separated text: a tab separates columns and nothing else means anything.
+    """Yields blocks of pairs from tab-separated text. A tab separates columns; no other character is special.
 
-    Quotation marks are text like any other, as in the corpora that come this way; a CSV reader would take an odd one
-    for the beginning of a quoted field and swallow the lines up to the next.
+    Quotation marks are ordinary text, as in the corpora that are published in this form. A CSV reader would take an
+    odd one for the beginning of a quoted field and swallow the lines up to the next.
     """
     assert corpus.tsv is not None
     for path in find_files(corpus.tsv):
@@ -64,7 +64,7 @@ def _read_tsv_file(path: str, columns: tuple[str | int, str | int]) -> Iterator[
 
 
 def _numbers(columns: tuple[str | int, str | int], header: str, path: str) -> list[int]:
-    """Where the two columns are, counted from 1."""
+    """Returns the numbers of the two columns, from 1."""
     names = header.split("\t")
     for name in columns:
         if isinstance(name, str) and name not in names:
@@ -76,7 +76,7 @@ def _numbers(columns: tuple[str | int, str | int], header: str, path: str) -> li
 
 
 def _shown(names: list[str]) -> str:
-    """What should be names, but may be sentences."""
+    """The column names for a message; the first line may hold sentences instead."""
     text = printable(", ".join(names))
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 

@@ -1,8 +1,7 @@
 """The built-in corpus `phrasebook`: French to English sentences from a small grammar.
 
-A demonstration and test corpus, written for dragoman: small enough to learn in a minute or two on a processor, rich
-enough that word order and forms really differ. It is no model of real language, and a score on it says nothing about
-real translation.
+A corpus for demonstrations and tests. It is small enough to learn in two minutes on a CPU, and word order and forms
+differ between the languages. A score on it does not predict the score on real text.
 
 The English sentence is a function of the French one. Where French leaves a choice, the corpus always makes the same:
 `tu` and `vous` are `you`, `ce` is `this`, `son` belongs to the subject, `le` and `la` are persons with the verbs that
