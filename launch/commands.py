@@ -164,7 +164,7 @@ def _translations(options: Namespace, lines: Iterable[str]) -> Iterator[str]:
 def _lines(stream: BinaryIO) -> Iterator[str]:
     """Lines end at line feeds only: the other separators of Unicode belong to the text."""
     for number, line in enumerate(iter(lambda: stream.readline(_MAX_LINE_BYTES + 1), b""), 1):
-        if len(line) > _MAX_LINE_BYTES:
+        if len(line.removesuffix(b"\n")) > _MAX_LINE_BYTES:
             raise UserError(
                 f"Line {number} of the standard input is longer than {_MAX_LINE_BYTES:,} bytes: "
                 "give one sentence per line."

@@ -139,6 +139,13 @@ def test_translate_keeps_lines_as_they_are(monkeypatch: pytest.MonkeyPatch) -> N
     assert translate(monkeypatch, content).decode() == "É\n\nB\u2028C\rD\nLAST WITHOUT AN END\n"
 
 
+def test_translate_refuses_a_line_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "_MAX_LINE_BYTES", 8)
+    assert translate(monkeypatch, b"12345678\n").decode() == "12345678\n"
+    with pytest.raises(UserError, match="Line 2 of the standard input is longer than 8 bytes"):
+        translate(monkeypatch, b"a\n" + b"b" * 100)
+
+
 def test_translate_names_the_line_that_is_not_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^Line 2 of the standard input is not valid UTF-8"):
         translate(monkeypatch, b"a\n\xff\n")

@@ -92,6 +92,7 @@ def test_a_line_beyond_the_limit_is_translated_in_pieces_with_one_warning(
     assert short == translator.translate(["aei"])[0]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "data.max_length, 24" in caplog.text
+    assert "line 1 has 116 tokens" in caplog.text
 
 
 @pytest.mark.parametrize(
