@@ -11,6 +11,7 @@ import atexit
 import ctypes
 import faulthandler
 import multiprocessing as mp
+import multiprocessing.util
 import os
 import pickle
 import queue
@@ -24,6 +25,9 @@ from typing import Any
 
 from tests.limits import patience
 
+# Named so that it is imported, and its own clean-up registered, before ours, which then runs first: its clean-up waits
+# for processes that ours ends.
+assert multiprocessing.util
 _PR_SET_PDEATHSIG = 1
 _SECONDS = 120.0
 
