@@ -1,5 +1,6 @@
 """`dragoman prepare` as a command: what it says, and that its result is the same whatever happens to it."""
 
+import functools
 import os
 import random
 import re
@@ -9,25 +10,33 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
+from launch.cli import main
 from launch.watching.prepare_report import _store
 from trainer.data.stores.store import Manifest, Store, Table
 
 ROOT = Path(__file__).parents[3]
-NUM_PAIRS = 12_000
+NUM_PAIRS = 4_000
 PART_PAIRS = 100
 SECONDS = 120.0
-# The command, with parts so small that a test has many.
+# The command, with parts so small that a test has many, and each so slow that a kill comes before the last one.
 COMMAND = f"""
 import sys
+import time
 from launch.cli import main
 from trainer.data.preparation import part_workers
+from trainer.data.preparation.raw_parts import PartFile
+
+def write(file, part, dtype):
+    time.sleep(0.02)
+    write_at_once(file, part, dtype)
+
 part_workers.PART_PAIRS = {PART_PAIRS}
+write_at_once, PartFile.write = PartFile.write, write
 if __name__ == "__main__":
     sys.exit(main(["prepare", *sys.argv[1:]]))
 """
@@ -42,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("preparation")
     draw = random.Random(1)
     lines = [" ".join(draw.choices(WORDS, k=draw.randint(1, 12))) for _ in range(NUM_PAIRS)]
-    for n in draw.sample(range(NUM_PAIRS), 500):
+    for n in draw.sample(range(NUM_PAIRS), 300):
         lines[n] = draw.choice(["", "2 + 3 =", "same", lines[n - 1], lines[0] * 30])
     (folder / "train.en").write_text("".join(f"{line}\n" for line in lines))
     (folder / "train.de").write_text("".join(f"{line[::-1] if line != 'same' else line}\n" for line in lines))
@@ -53,13 +62,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def start(folder: Path, tmp_path: Path) -> Iterator[Start]:
-    """Starts a preparation into `tmp_path/name`; none outlives the test."""
+@pytest.fixture(scope="module")
+def starting(folder: Path) -> Iterator[Start]:
+    """Starts a preparation into a folder; none outlives the tests."""
     processes = []
 
-    def start(name: str, *changes: str, workers: int = 2) -> "subprocess.Popen[str]":
-        arguments = [f"run.directory={tmp_path / name}", *changes, "--workers", str(workers)]
+    def start(run: Path, *changes: str, workers: int = 2) -> "subprocess.Popen[str]":
+        arguments = [f"run.directory={run}", *changes, "--workers", str(workers)]
         process = subprocess.Popen(
             [sys.executable, folder / "command.py", folder / "config.yaml", *arguments],
             stdout=subprocess.PIPE,
@@ -74,6 +83,27 @@ def start(folder: Path, tmp_path: Path) -> Iterator[Start]:
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def start(starting: Start, tmp_path: Path) -> Start:
+    """Starts a preparation into `tmp_path/name`."""
+    return lambda name, *changes, **options: starting(tmp_path / name, *changes, **options)
+
+
+Undisturbed = Callable[[str], tuple[str, dict[str, bytes]]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(starting: Start, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """What a preparation in a mode prints and writes if nothing happens to it; each runs once."""
+
+    @functools.cache
+    def prepared(mode: str) -> tuple[str, dict[str, bytes]]:
+        run = tmp_path_factory.mktemp("undisturbed") / mode
+        return finish(starting(run, f"data.mode={mode}", workers=1)), content(run / "data")
+
+    return prepared
 
 
 def parts_of(cache: Path) -> list[Path]:
@@ -100,28 +130,37 @@ def finish(process: "subprocess.Popen[str]") -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["store", "stream"])
-def test_kills_at_any_moment_change_nothing_and_cost_no_finished_part(start: Start, tmp_path: Path, mode: str) -> None:
-    output = finish(start("undisturbed", f"data.mode={mode}", workers=1))
-    for said in ("duplicate", "empty source", "few letters", "copy"):
-        assert re.search(rf"left out, {said}: \d+ pairs \(\d\.\d\d%\), such as\n    .+  \|  ", output), output
-    assert re.search(r"ready: \d+,\d{3} pairs to train on\n$", output)
+def test_it_says_what_was_left_out(undisturbed: Undisturbed, mode: str) -> None:
+    output, _ = undisturbed(mode)
+    for reason in ("duplicate", "empty source", "few letters", "copy"):
+        assert re.search(rf"left out, {reason}: \d+ pairs \(\d\.\d\d%\), such as\n    .+  \|  ", output), output
+    assert re.search(r"ready: \d,\d{3} pairs to train on\n$", output)
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "num_kills"), [("store", 2), ("stream", 1)])
+def test_kills_at_any_moment_change_nothing_and_cost_no_finished_part(
+    start: Start, undisturbed: Undisturbed, tmp_path: Path, mode: str, num_kills: int
+) -> None:
+    """First of the whole preparation, at last of one of its workers."""
     cache = tmp_path / "killed" / "data"
-    kept: dict[Any, Any] = {}
-    num_parts = NUM_PAIRS // PART_PAIRS
-    counts = sorted(random.sample(range(1, num_parts - 20), 3))
-    for count in counts:
+    kept: dict[str, int] = {}
+    counts = sorted(random.sample(range(1, NUM_PAIRS // PART_PAIRS - 20), num_kills + 1))
+    for number, count in enumerate(counts):
         process = start("killed", f"data.mode={mode}")
-        wait_for_parts(process, cache, count)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        wait_for_parts(process, cache, max(count, len(kept) + 1))
+        of_a_worker = number == num_kills
+        os.kill(workers_of(process)[0] if of_a_worker else process.pid, signal.SIGKILL)
+        _, errors = process.communicate(timeout=SECONDS)
+        assert process.returncode == (75 if of_a_worker else -signal.SIGKILL)
+        assert ("a process that prepared the data died" in errors) == of_a_worker
+        assert "Traceback" not in errors
         found = {path.name: path.stat().st_ino for path in parts_of(cache)}
         assert kept.items() <= found.items(), f"a finished part was made again, killed at {counts}"
         assert len(found) >= count
         kept = found
     finish(start("killed", f"data.mode={mode}"))
-    assert content(cache) == content(tmp_path / "undisturbed" / "data")
+    assert content(cache) == undisturbed(mode)[1]
 
 
 def workers_of(process: "subprocess.Popen[str]") -> list[int]:
@@ -130,33 +169,17 @@ def workers_of(process: "subprocess.Popen[str]") -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_told_and_the_next_start_goes_on(start: Start, tmp_path: Path) -> None:
-    process = start("run")
-    wait_for_parts(process, tmp_path / "run" / "data", 10)
-    os.kill(workers_of(process)[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode == 75
-    assert "a process that prepared the data died" in errors
-    assert "Traceback" not in errors
-    assert len(parts_of(tmp_path / "run" / "data")) >= 10
-    finish(start("run"))
-    assert not parts_of(tmp_path / "run" / "data")
-
-
-@pytest.mark.slow
-def test_two_runs_may_prepare_the_same_data_at_once(start: Start, tmp_path: Path) -> None:
-    alone, shared = f"data.cache={tmp_path / 'alone'}", f"data.cache={tmp_path / 'shared'}"
-    finish(start("undisturbed", alone))
-    both = [start(name, shared) for name in ("one", "two")]
+def test_two_runs_may_prepare_the_same_data_at_once(start: Start, undisturbed: Undisturbed, tmp_path: Path) -> None:
+    both = [start(name, f"data.cache={tmp_path / 'shared'}") for name in ("one", "two")]
     assert sum("(was there already)" in finish(process) for process in both) == 1
-    assert content(tmp_path / "shared") == content(tmp_path / "alone")
+    assert content(tmp_path / "shared") == undisturbed("store")[1]
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_and_what_is_finished_stays(start: Start, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_and_what_is_finished_stays(start: Start, undisturbed: Undisturbed, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=500k", "none", disk]).returncode:
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "none", disk]).returncode:
         pytest.skip("the full disk was not run: mounting a small tmpfs needs root")
     try:
         process = start("run", f"data.cache={disk}")
@@ -168,20 +191,19 @@ def test_a_full_disk_is_told_and_what_is_finished_stays(start: Start, tmp_path: 
         assert not list(disk.rglob(".tmp-*"))
         subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
         finish(start("run", f"data.cache={disk}"))
-        finish(start("undisturbed"))
-        assert content(disk) == content(tmp_path / "undisturbed" / "data")
+        assert content(disk) == undisturbed("store")[1]
     finally:
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.slow
-def test_bad_text_is_one_sentence_and_leaves_nothing(start: Start, folder: Path, tmp_path: Path) -> None:
+def test_bad_text_is_one_sentence_and_leaves_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = tmp_path / "bad.en"
     bad.write_bytes((folder / "train.en").read_bytes().rpartition(b"\n")[0] + b" \xff\n")
-    process = start("run", f"data.train.0.source={bad}")
-    _, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode == 2
-    assert f"{bad}, line {NUM_PAIRS}: byte 0xff is not valid UTF-8" in errors
+    changes = [f"run.directory={tmp_path / 'run'}", f"data.train.0.source={bad}"]
+    assert main(["prepare", str(folder / "config.yaml"), *changes, "--workers", "1"]) == 2
+    assert f"{bad}, line {NUM_PAIRS}: byte 0xff is not valid UTF-8" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
