@@ -26,6 +26,7 @@ from trainer.data.text.sentences import Side
 from trainer.data.text.tokenizer import SpecialIds
 from trainer.engine.base import StepResult
 from trainer.errors import UserError
+from trainer.reporting.events import Event
 from trainer.run_directory.layout import checkpoint_name, list_checkpoints
 from trainer.run_directory.stop_reason import StopReason
 from trainer.run_directory.watchdog import Watchdog
@@ -83,6 +84,7 @@ class FakeValidator:
     """Gives the scores one after the other, as BLEU; an exception instead of a score is raised."""
 
     notices = ("line 3 of val is too long",)
+    score_warning: str | None = "val is written without spaces"
 
     def __init__(self, *scores: float | Exception) -> None:
         self.scores = iter(scores)
@@ -314,8 +316,9 @@ def test_validation_is_rehearsed_and_long_pairs_are_named_once(tmp_path: Path) -
     loop = make_loop(tmp_path, FakeEngine(), validator := FakeValidator(*range(6)))
     loop.run()
     assert validator.rehearsed == 1
-    assert [event for event in events(loop) if event[1] == "validation pair cut"] == [
-        (0, "validation pair cut", "line 3 of val is too long")
+    assert [event for event in events(loop) if event[0] == 0] == [
+        (0, Event.VALIDATION_PAIR_CUT, "line 3 of val is too long"),
+        (0, Event.SCORE_WARNING, "val is written without spaces"),
     ]
 
 
