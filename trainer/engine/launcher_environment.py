@@ -19,7 +19,7 @@ def check_launcher(config: EngineConfig, device_type: str) -> None:
         if _is_set(name):
             raise UserError(
                 f"`accelerate launch` asks for {engine}, which dragoman does not support: use one of "
-                "configs/accelerate/{ddp,zero2,zero3}.yaml."
+                "configs/accelerate/{ddp,zero1,zero2,zero3}.yaml."
             )
     if _is_set("ACCELERATE_USE_DEEPSPEED") and not _is_stage(config.kind):
         stage = os.environ.get(_STAGE, "1, 2 or 3")

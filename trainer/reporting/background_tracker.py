@@ -143,7 +143,7 @@ class BackgroundTracker:
                 return item
             try:
                 self._sink.write(item)
-            except Exception:
+            except Exception:  # of whatever library the sink calls; training must not end for it
                 self._num_errors += 1
                 if self._num_errors >= self._max_errors:
                     raise
