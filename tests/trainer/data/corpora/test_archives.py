@@ -74,6 +74,8 @@ def test_archives_at_an_address_are_refused_but_their_members_are_not(tmp_path: 
         ("a.en", zipped(), "a zip archive"),
         ("a.en", b"7z\xbc\xaf\x27\x1c\0\4", "a 7z archive"),
     ],
+    # Not the content, which holds the time of day.
+    ids=["tar", "pax", "old tar", "tar in gzip", "gzip in gzip", "gzip", "zip", "7z"],
 )
 def test_archives_are_refused_by_content(name: str, content: bytes, kind: str, tmp_path: Path) -> None:
     for side in (name, name.replace("en", "de")):
