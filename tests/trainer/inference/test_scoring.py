@@ -120,6 +120,7 @@ def test_lines_are_those_of_training_whatever_compressed_them(
         ("torn.gz", gzip.compress(b"a line\n" * 1000)[:-20], r"torn\.gz is cut off after line"),
         ("plain.gz", b"a line\n", r"plain\.gz cannot be read"),
     ],
+    ids=["no UTF-8", "cut off", "no gzip"],  # a gzip file holds the time of day
 )
 def test_unreadable_files_are_told_with_their_place(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
