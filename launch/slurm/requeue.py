@@ -12,8 +12,8 @@ import os
 import sys
 from pathlib import Path
 
-from launch.slurm.decision import JobEnd, decide, is_cancelled, why_not_to_begin
 from launch.slurm.job_log import job_log_path, last_log_lines
+from launch.slurm.requeue_decision import JobEnd, decide, is_cancelled, why_not_to_begin
 from launch.slurm.restarts import newest_step, read_decisions, record_decision
 from launch.watching.run_history import causes
 from launch.worker_failures import OUTCOMES_FOLDER, read_outcomes

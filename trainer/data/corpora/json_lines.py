@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trainer.data.config import CorpusConfig
-from trainer.data.corpora.files import find_files
+from trainer.data.corpora.compressed_files import find_files
 from trainer.data.corpora.lines import line_blocks
 from trainer.errors import UserError, error_line
 

@@ -3,7 +3,7 @@
 import codecs
 from collections.abc import Iterator
 
-from trainer.data.corpora.files import CutOff, read_bytes
+from trainer.data.corpora.compressed_files import CutOff, read_bytes
 from trainer.errors import UserError
 
 _BLOCK_BYTES = 1 << 20

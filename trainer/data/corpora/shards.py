@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from trainer.data.corpora.files import COMPRESSED_SUFFIXES, find_files
+from trainer.data.corpora.compressed_files import COMPRESSED_SUFFIXES, find_files
 from trainer.data.corpora.remote_files import is_remote
 from trainer.errors import UserError
 

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, get_args
 
 from trainer.data.config import CorpusConfig
-from trainer.data.corpora.files import check_files, file_identity, find_files
+from trainer.data.corpora.compressed_files import check_files, file_identity, find_files
 from trainer.data.corpora.hub import hub_revision, read_hub
 from trainer.data.corpora.json_lines import read_jsonl
 from trainer.data.corpora.phrasebook import corpus as phrasebook

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trainer.data.config import CorpusConfig
-from trainer.data.corpora.files import find_files, naming, open_file
+from trainer.data.corpora.compressed_files import find_files, naming, open_file
 from trainer.errors import UserError
 
 BATCH_ROWS = 10_000

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 
 from trainer.data.config import CorpusConfig
-from trainer.data.corpora.files import find_files
+from trainer.data.corpora.compressed_files import find_files
 from trainer.data.corpora.lines import line_blocks
 from trainer.data.corpora.shards import pair_shards
 from trainer.data.printable import printable

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from trainer.data.config import CorpusConfig
-from trainer.data.corpora.files import check_files, find_files, read_bytes
+from trainer.data.corpora.compressed_files import check_files, find_files, read_bytes
 from trainer.data.corpora.sources import read_pairs
 from trainer.errors import UserError
 

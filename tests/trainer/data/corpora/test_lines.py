@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.corpora import files, lines
+from trainer.data.corpora import compressed_files as files
+from trainer.data.corpora import lines
 from trainer.data.corpora.lines import line_blocks
 from trainer.errors import UserError
 

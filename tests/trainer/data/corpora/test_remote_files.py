@@ -14,7 +14,7 @@ import pytest
 
 from trainer.data.config import CorpusConfig
 from trainer.data.corpora import remote_files
-from trainer.data.corpora.files import check_files, file_identity, find_files, read_bytes
+from trainer.data.corpora.compressed_files import check_files, file_identity, find_files, read_bytes
 from trainer.data.corpora.remote_files import is_missing
 from trainer.data.corpora.sources import read_pairs
 from trainer.errors import UserError

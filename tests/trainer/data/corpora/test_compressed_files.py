@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from trainer.data.corpora.files import check_files, file_identity, find_files, naming, read_bytes
+from trainer.data.corpora.compressed_files import check_files, file_identity, find_files, naming, read_bytes
 from trainer.errors import Unavailable, UserError
 
 CONTENT = b"".join(b"line %d\n" % (n * 7919) for n in range(20_000))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from launch.failure import explain
-from launch.slurm.decision import JobEnd, decide, is_cancelled
+from launch.slurm.requeue_decision import JobEnd, decide, is_cancelled
 
 RUNNING = JobEnd(status=0, cancelled=False, warned=False, step=40, state={"state": "training"})
 STOPPED = {"state": "stopped", "reason": "SIGUSR1", "step": 40}
