@@ -1,23 +1,21 @@
 """A tiny run: tokenizer, configuration, model at random, checkpoints written without training."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from model.config import ModelConfig
 from model.transformer import Transformer
+from tests.engines import FakeEngine
 from trainer.checkpoints.saver import Saver
 from trainer.checkpoints.trainer_document import TrainerDocument
 from trainer.configuration import reading as configuration
 from trainer.configuration.sections import CheckpointConfig, Config, RunConfig
 from trainer.data.config import CorpusConfig, DataConfig, TokenizerConfig
 from trainer.data.text.tokenizer import TokenizerPair, train_tokenizer
-from trainer.engine.base import Fragment
 from trainer.inference.model_directory import build_model
 from trainer.run_directory.layout import config_path
 
@@ -28,23 +26,6 @@ def sentences(count: int, seed: int = 0) -> list[str]:
     """1 to 7 made-up words each."""
     draw = random.Random(seed)
     return [" ".join(draw.choices(WORDS, k=draw.randint(1, 7))) for _ in range(count)]
-
-
-class SavingEngine:
-    """One process's engine, as far as saving needs it; each parameter is a single fragment."""
-
-    rank, world_size = 0, 1
-
-    def __init__(self, model: Transformer) -> None:
-        self._model = model
-
-    def gather(self, value: Any) -> list[Any]:
-        return [value]
-
-    def fragments(self) -> Iterator[Fragment]:
-        for name, parameter in self._model.named_parameters():
-            flat = parameter.detach().flatten()
-            yield Fragment(name, 0, flat, torch.zeros_like(flat), torch.zeros_like(flat))
 
 
 @dataclass(frozen=True)
@@ -67,7 +48,7 @@ class TinyRun:
             num_updates=step, progress={"score": score}, metric="bleu", tokenizer=self.tokenizers.fingerprint
         )
         documents = {"trainer.json": document.to_json(), "lanes.json": {}}
-        saver = Saver(self.directory, SavingEngine(model), CheckpointConfig(keep_last=99), "bleu")  # type: ignore[arg-type]
+        saver = Saver(self.directory, FakeEngine(model), CheckpointConfig(keep_last=99), "bleu")  # type: ignore[arg-type]
         saver.begin(step, documents)
         return saver.finish().path
 
